@@ -1,0 +1,82 @@
+use std::fmt;
+use std::io::{self, ErrorKind, IsTerminal, Write};
+use std::sync::Mutex;
+
+/// The longest role of the five programs, so that the lines of all processes align.
+const WIDTH: usize = "subprocess".len();
+
+/// Told apart on a dark and on a light background: cyan, magenta, green, blue.
+const COLOURS: [u8; 4] = [36, 35, 32, 34];
+
+/// Who speaks in this process; a fork copies it, and the child then sets its own.
+static ROLE: Mutex<Option<Role>> = Mutex::new(None);
+
+struct Role {
+    name: String,
+    colour: u8,
+}
+
+/// Prints one line to stdout, tagged with the role of the process that speaks.
+///
+/// Formatted like `println!`. The whole line is one `write`, so that lines of several
+/// processes never mix. Unlike `println!` it does not panic when nobody reads stdout any more
+/// (`| head -1`): the processes finish their talk unheard.
+#[macro_export]
+macro_rules! say {
+    ($($arg:tt)*) => { $crate::say_line(format_args!($($arg)*)) };
+}
+
+/// Names the role of this process in the log; `index` picks its colour.
+/// A process that [`Process::spawn`](crate::Process::spawn) started has its role already.
+pub fn set_role(name: &str, index: usize) {
+    let colour = COLOURS[index % COLOURS.len()];
+    *lock() = Some(Role {
+        name: name.to_owned(),
+        colour,
+    });
+}
+
+/// What [`say!`] calls.
+pub fn say_line(text: fmt::Arguments) {
+    let line = match &*lock() {
+        Some(Role { name, colour }) if coloured() => {
+            format!("\x1b[{colour}m{name:>WIDTH$}\x1b[0m | {text}\n")
+        }
+        Some(Role { name, .. }) => format!("{name:>WIDTH$} | {text}\n"),
+        None => format!("{:>WIDTH$} | {text}\n", "parent"),
+    };
+    print(&line);
+}
+
+/// Writes `text` to stdout in one piece.
+pub(crate) fn print(text: &str) {
+    let mut stdout = io::stdout().lock();
+    match stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush())
+    {
+        // Like println!, but a reader that went away is no reason to panic.
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => panic!("write stdout: {error}"),
+        _ => {}
+    }
+}
+
+/// Prints an error with its causes to stderr, named after the process that met it.
+pub(crate) fn complain(error: &anyhow::Error) {
+    let line = match &*lock() {
+        Some(role) => format!("{}: error: {error:#}\n", role.name),
+        None => format!("error: {error:#}\n"),
+    };
+    // If stderr is gone too, the exit status still tells.
+    let _ = io::stderr().write_all(line.as_bytes());
+}
+
+/// See <https://no-color.org>.
+fn coloured() -> bool {
+    let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    io::stdout().is_terminal() && !no_color
+}
+
+fn lock() -> std::sync::MutexGuard<'static, Option<Role>> {
+    ROLE.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
