@@ -1,0 +1,63 @@
+//! Queue: a producer and a consumer exchange values through bounded queues.
+//!
+//! The article's section 消息队列. It uses one queue for both directions, and only its sleeps
+//! keep a process from taking back what it has just put. Here each direction has its own.
+//!
+//! ```text
+//!  producer ── products ──▶ consumer
+//!           ◀── results ───
+//! ```
+
+use std::process::ExitCode;
+
+use anyhow::{Result, ensure};
+use common::{Process, expected, say, supervise};
+use queue::Queue;
+
+const HELP: &str = "\
+A producer and a consumer talk over two bounded queues (multiprocessing.Queue).
+
+Usage: cargo run -p queue
+";
+
+fn main() -> ExitCode {
+    common::main(HELP, |args| match args {
+        [] => both(),
+        _ => expected(args, "no arguments"),
+    })
+}
+
+fn both() -> Result<()> {
+    // Made before the fork, so that both children inherit them. Queue(1): room for one value.
+    let products = Queue::new(1)?;
+    let results = Queue::new(1)?;
+
+    let producer = Process::spawn("producer", || producer(&products, &results))?;
+    let consumer = Process::spawn("consumer", || consumer(&products, &results))?;
+    // A queue has no end of stream: if one dies, the other would wait for ever. So the parent
+    // watches both.
+    supervise([producer, consumer])
+}
+
+fn producer(products: &Queue<String>, results: &Queue<String>) -> Result<()> {
+    for product in ["Orange", "Apple", ""] {
+        say!("put product {product:?}");
+        products.put(product.to_owned())?;
+        let result = results.get()?;
+        say!("got result  {result:?}");
+        ensure!(result == "suc!", "expected \"suc!\", got {result:?}");
+    }
+    Ok(())
+}
+
+fn consumer(products: &Queue<String>, results: &Queue<String>) -> Result<()> {
+    loop {
+        let product = products.get()?;
+        say!("got product {product:?}, put result \"suc!\"");
+        results.put("suc!".to_owned())?;
+        // The empty product is the end.
+        if product.is_empty() {
+            return Ok(());
+        }
+    }
+}
