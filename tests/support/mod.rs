@@ -1,0 +1,353 @@
+//! Runs the real programs as a user would, and looks at what they leave behind.
+
+// Every test file compiles this module for itself and uses a part of it.
+#![allow(dead_code)]
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::signal::{Signal, kill, killpg};
+use nix::unistd::Pid;
+
+/// Far more than anything here takes; a test that gets there has found a hang.
+const TOO_LONG: Duration = Duration::from_secs(60);
+
+/// What a program printed, and how it ended.
+pub struct Finished {
+    pub status: ExitStatus,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Finished {
+    /// The exit status as a shell shows it: 128 + signal for a signal.
+    pub fn code(&self) -> i32 {
+        let signal = self.status.signal().map(|signal| 128 + signal);
+        self.status.code().or(signal).unwrap()
+    }
+
+    /// Checks that the program succeeded, and returns what it printed.
+    #[track_caller]
+    pub fn succeeded(self) -> String {
+        assert_eq!(
+            (self.code(), self.stderr.as_str()),
+            (0, ""),
+            "\n{}",
+            self.stdout
+        );
+        self.stdout
+    }
+
+    /// Checks the exit status and that stderr contains all of `parts`.
+    #[track_caller]
+    pub fn failed(self, code: i32, parts: &[&str]) {
+        let stderr = &self.stderr;
+        assert_eq!(self.code(), code, "\n{stderr}");
+        for part in parts {
+            assert!(stderr.contains(part), "'{part}' is not in:\n{stderr}");
+        }
+    }
+}
+
+/// A program in a process group and a temporary directory of its own.
+pub struct Program {
+    child: Child,
+    temp: TempDir,
+    stdout: File,
+    stderr: File,
+    shm_before: Vec<String>,
+}
+
+/// Runs a program to its end.
+#[track_caller]
+pub fn run(command: &mut Command) -> Finished {
+    Program::start(command).finish()
+}
+
+/// The program of the crate whose test this is, by its path from `CARGO_BIN_EXE_…`.
+pub fn program(exe: &str, args: &[&str]) -> Command {
+    let mut command = Command::new(exe);
+    command.args(args).env_remove("NO_COLOR");
+    command
+}
+
+impl Program {
+    /// Starts a program whose output is read when it has finished.
+    pub fn start(command: &mut Command) -> Program {
+        Program::start_with_room(command, None)
+    }
+
+    /// Starts a program that can print `room` bytes and no more, until [`Program::finish`] reads them.
+    ///
+    /// So it stops at an exact line: the process whose turn it is waits in write(2), and the
+    /// others wait for it or have ended.
+    pub fn start_stopped_at(command: &mut Command, room: usize) -> Program {
+        let program = Program::start_with_room(command, Some(room));
+        let mut before = Vec::new();
+        wait_for("all processes to wait", &mut || {
+            // Nobody runs now if in two looks all sleep, and have slept in between.
+            let now: Vec<_> = program.members().into_iter().map(state).collect();
+            let asleep = now.iter().all(|state| state.starts_with(['S', 'Z']));
+            let same = std::mem::replace(&mut before, now) == before;
+            asleep && same && program.members().into_iter().any(waits_in_write)
+        });
+        program
+    }
+
+    fn start_with_room(command: &mut Command, room: Option<usize>) -> Program {
+        let temp = TempDir::new();
+        let (stdout, mut print) = pipe();
+        let (stderr, complain) = pipe();
+        if let Some(room) = room {
+            let size = fcntl(&print, FcntlArg::F_SETPIPE_SZ(4096)).unwrap() as usize;
+            // Filled in front of the program's own output; `finish` takes it off again.
+            print.write_all(&vec![FILLER; size - room]).unwrap();
+        }
+        let shm_before = list("/dev/shm");
+        let child = command
+            .env("TMPDIR", &temp.0)
+            .stdin(Stdio::null())
+            .stdout(print)
+            .stderr(complain)
+            .process_group(0)
+            .spawn()
+            .unwrap();
+        // The command keeps our copies of the writing ends open, and the readers would wait.
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        Program {
+            child,
+            temp,
+            stdout,
+            stderr,
+            shm_before,
+        }
+    }
+
+    pub fn pid(&self) -> Pid {
+        Pid::from_raw(self.child.id() as i32)
+    }
+
+    /// The child process with this role, as its name says.
+    #[track_caller]
+    pub fn role(&self, role: &str) -> Pid {
+        let mut found = None;
+        wait_for(role, &mut || {
+            found = self.members().into_iter().find(|pid| name(*pid) == role);
+            found.is_some()
+        });
+        found.unwrap()
+    }
+
+    /// Sends a signal to one process of the program.
+    pub fn kill(&self, pid: Pid, signal: Signal) {
+        kill(pid, signal).unwrap();
+    }
+
+    /// Sends a signal to all its processes, as Ctrl-C does.
+    pub fn kill_group(&self, signal: Signal) {
+        killpg(self.pid(), signal).unwrap();
+    }
+
+    /// Reads all output until the end, and checks that nothing is left behind.
+    #[track_caller]
+    pub fn finish(self) -> Finished {
+        let (finished, temp) = self.finish_killed();
+        assert_eq!(list(&temp.0), [""; 0], "left in TMPDIR");
+        finished
+    }
+
+    /// Like `finish`, but after `kill -9` of the parent, files may be left; here they are.
+    #[track_caller]
+    pub fn finish_killed(mut self) -> (Finished, TempDir) {
+        let mut stderr = String::new();
+        let mut stdout = Vec::new();
+        // The end of both comes when the last process that holds them has ended.
+        std::thread::scope(|scope| {
+            scope.spawn(|| self.stderr.read_to_string(&mut stderr).unwrap());
+            self.stdout.read_to_end(&mut stdout).unwrap();
+        });
+        let status = self.child.wait().unwrap();
+        // Every process of ours is in the group.
+        wait_for("the process group to end", &mut || {
+            killpg(self.pid(), None) == Err(Errno::ESRCH)
+        });
+        // Other tests make shared memory at the same time, but it goes away again.
+        let shm: Vec<_> = list("/dev/shm");
+        let mut new = shm
+            .into_iter()
+            .filter(|name| !self.shm_before.contains(name));
+        if status.signal() != Some(Signal::SIGKILL as i32) {
+            new.by_ref().for_each(|name| {
+                wait_for(&format!("/dev/shm/{name} to be removed"), &mut || {
+                    !Path::new("/dev/shm").join(&name).exists()
+                });
+            });
+        }
+        let filler = stdout.iter().take_while(|byte| **byte == FILLER).count();
+        let finished = Finished {
+            status,
+            stdout: String::from_utf8(stdout.split_off(filler)).unwrap(),
+            stderr,
+        };
+        (finished, self.temp)
+    }
+
+    /// The processes of the program: the first, and its children.
+    pub fn members(&self) -> Vec<Pid> {
+        let pid = self.pid();
+        let children = format!("/proc/{pid}/task/{pid}/children");
+        let children = fs::read_to_string(children).unwrap_or_default();
+        let children = children.split_whitespace().map(|id| id.parse().unwrap());
+        [pid.as_raw()]
+            .into_iter()
+            .chain(children)
+            .map(Pid::from_raw)
+            .collect()
+    }
+}
+
+/// A pipe that no child inherits but as its stdout or stderr.
+fn pipe() -> (File, File) {
+    let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC).unwrap();
+    (read.into(), write.into())
+}
+
+const FILLER: u8 = b'#';
+
+/// Waits for a condition that nothing can wake us for.
+#[track_caller]
+pub fn wait_for(what: &str, condition: &mut dyn FnMut() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < TOO_LONG, "waited too long for {what}");
+        std::thread::yield_now();
+    }
+}
+
+/// The name that a process has in ps.
+fn name(pid: Pid) -> String {
+    let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    name.trim_end().to_owned()
+}
+
+/// Whether a process sleeps ("S"), and how often it has slept.
+fn state(pid: Pid) -> String {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let fields = ["State:\t", "voluntary_ctxt_switches:\t"];
+    let lines = status.lines();
+    lines
+        .filter_map(|line| fields.iter().find_map(|field| line.strip_prefix(field)))
+        .collect()
+}
+
+/// Whether a process sleeps in write(2) to its stdout.
+fn waits_in_write(pid: Pid) -> bool {
+    let state = fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap_or_default();
+    // "running", or the number of the system call and its arguments, the first being the file.
+    let mut words = state.split(' ');
+    let write = nix::libc::SYS_write.to_string();
+    words.next() == Some(&write) && words.next() == Some("0x1")
+}
+
+/// The names in a directory.
+pub fn list(dir: impl AsRef<Path>) -> Vec<String> {
+    let entries = fs::read_dir(dir).unwrap();
+    let name = |entry: std::io::Result<fs::DirEntry>| entry.unwrap().file_name();
+    entries
+        .map(|entry| name(entry).into_string().unwrap())
+        .collect()
+}
+
+/// A directory that is removed with all that is in it.
+pub struct TempDir(pub PathBuf);
+
+impl TempDir {
+    pub fn new() -> TempDir {
+        let template = std::env::temp_dir().join("ipc-test-XXXXXX");
+        TempDir(nix::unistd::mkdtemp(&template).unwrap())
+    }
+
+    pub fn join(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+}
+
+impl Drop for TempDir {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// What README.md shows below `$ command`.
+pub fn readme_shows(command: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md");
+    let readme = fs::read_to_string(path).unwrap();
+    let start = format!("```console\n$ {command}\n");
+    let (_, shown) = readme
+        .split_once(&start)
+        .unwrap_or_else(|| panic!("README.md does not show '$ {command}'"));
+    shown.split_once("```").unwrap().0.to_owned()
+}
+
+/// Checks a story: `times` runs at once, each printing just what the README shows.
+#[track_caller]
+pub fn check_story(exe: &str, args: &[&str], command: &str, times: usize) {
+    let shown = readme_shows(command);
+    let programs: Vec<_> = (0..times)
+        .map(|_| Program::start(&mut program(exe, args)))
+        .collect();
+    for program in programs {
+        let printed = program.finish().succeeded();
+        assert!(
+            printed == shown,
+            "README.md shows:\n{shown}\nbut it printed:\n{printed}"
+        );
+    }
+}
+
+/// Checks that a story survives what can happen to its stdout and its processes.
+#[track_caller]
+pub fn check_accidents(exe: &str, roles: &[&str], story: &str) {
+    // Nobody reads: the talk goes on unheard.
+    let mut closed = Program::start(&mut program(exe, &[]));
+    closed.stdout = pipe().0;
+    assert_eq!(closed.finish().code(), 0);
+    // The disk is full: the process that could not print says so.
+    let full = fs::OpenOptions::new()
+        .write(true)
+        .open("/dev/full")
+        .unwrap();
+    let output = program(exe, &[]).stdout(full).output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(
+        stderr.contains("write stdout: No space left on device"),
+        "{stderr}"
+    );
+
+    let lines: Vec<usize> = story.lines().map(|line| line.len() + 1).collect();
+    for role in roles {
+        for line in 0..lines.len() {
+            // Stopped where the next line is to be printed, everyone is in the talk or waiting.
+            let room = lines[..line].iter().sum();
+            let program = Program::start_stopped_at(&mut program(exe, &[]), room);
+            let Some(pid) = program
+                .members()
+                .into_iter()
+                .find(|pid| name(*pid) == *role)
+            else {
+                program.finish().succeeded();
+                continue; // at this line it has ended already
+            };
+            program.kill(pid, Signal::SIGKILL);
+            let named = format!("{role} was killed by SIGKILL");
+            program.finish().failed(1, &[&named]);
+        }
+    }
+}
