@@ -3,6 +3,7 @@
 // Every test file compiles this module for itself and uses a part of it.
 #![allow(dead_code)]
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -10,7 +11,6 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
@@ -173,10 +173,7 @@ impl Program {
             self.stdout.read_to_end(&mut stdout).unwrap();
         });
         let status = self.child.wait().unwrap();
-        // Every process of ours is in the group.
-        wait_for("the process group to end", &mut || {
-            killpg(self.pid(), None) == Err(Errno::ESRCH)
-        });
+        wait_for("the process group to end", &mut || !group_runs(self.pid()));
         // Other tests make shared memory at the same time, but it goes away again.
         let shm: Vec<_> = list("/dev/shm");
         let mut new = shm
@@ -219,6 +216,23 @@ fn pipe() -> (File, File) {
 }
 
 const FILLER: u8 = b'#';
+
+/// Whether a process of this group runs. One that ended and waits for init to reap it does not.
+fn group_runs(group: Pid) -> bool {
+    list("/proc").iter().any(|id| {
+        let stat = fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
+        // After the name in brackets: state, parent, group.
+        let mut fields = stat.rsplit(") ").next().unwrap().split(' ');
+        fields.next() != Some("Z") && fields.nth(1) == Some(&group.to_string())
+    })
+}
+
+/// The files of POSIX shared memory that a process has open.
+fn shared_memory(pid: Pid) -> BTreeSet<PathBuf> {
+    let fds = list(format!("/proc/{pid}/fd")).into_iter();
+    let files = fds.flat_map(|fd| fs::read_link(format!("/proc/{pid}/fd/{fd}")));
+    files.filter(|file| file.starts_with("/dev/shm")).collect()
+}
 
 /// Waits for a condition that nothing can wake us for.
 #[track_caller]
@@ -332,22 +346,36 @@ pub fn check_accidents(exe: &str, roles: &[&str], story: &str) {
     );
 
     let lines: Vec<usize> = story.lines().map(|line| line.len() + 1).collect();
-    for role in roles {
-        for line in 0..lines.len() {
-            // Stopped where the next line is to be printed, everyone is in the talk or waiting.
-            let room = lines[..line].iter().sum();
-            let program = Program::start_stopped_at(&mut program(exe, &[]), room);
-            let Some(pid) = program
-                .members()
-                .into_iter()
-                .find(|pid| name(*pid) == *role)
-            else {
+    for line in 0..lines.len() {
+        // Stopped where this line is to be printed, everyone talks or waits.
+        let room = lines[..line].iter().sum();
+        let start = || Program::start_stopped_at(&mut program(exe, &[]), room);
+        for role in roles {
+            let program = start();
+            // It may have ended already.
+            let role_of = |pid: &Pid| name(*pid) == *role && !state(*pid).starts_with('Z');
+            let Some(pid) = program.members().into_iter().find(role_of) else {
                 program.finish().succeeded();
-                continue; // at this line it has ended already
+                continue;
             };
             program.kill(pid, Signal::SIGKILL);
             let named = format!("{role} was killed by SIGKILL");
             program.finish().failed(1, &[&named]);
+        }
+        // Ctrl-C goes to all, a SIGTERM to the parent only; both end all, and clean up.
+        let program = start();
+        program.kill_group(Signal::SIGINT);
+        assert_eq!(program.finish().code(), 128 + Signal::SIGINT as i32);
+        let program = start();
+        program.kill(program.pid(), Signal::SIGTERM);
+        assert_eq!(program.finish().code(), 128 + Signal::SIGTERM as i32);
+        // Nobody can clean up after kill -9 of the parent, but no process stays.
+        let program = start();
+        let memory = shared_memory(program.pid());
+        program.kill(program.pid(), Signal::SIGKILL);
+        program.finish_killed();
+        for path in memory {
+            fs::remove_file(path).unwrap();
         }
     }
 }
