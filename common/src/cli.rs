@@ -5,9 +5,12 @@ use anyhow::Result;
 
 use crate::{Stopped, log};
 
-/// Bad command-line arguments, and what was expected instead. Made by [`expected`].
+/// Bad command-line arguments: one line that says what was expected instead.
 #[derive(Debug)]
-pub struct Usage(String);
+pub struct Usage(
+    /// The line.
+    pub String,
+);
 
 impl fmt::Display for Usage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -5,8 +5,9 @@ use std::sync::Mutex;
 /// The longest role of the five programs, so that the lines of all processes align.
 const WIDTH: usize = "subprocess".len();
 
-/// Told apart on a dark and on a light background: cyan, magenta, green, blue.
-const COLOURS: [u8; 4] = [36, 35, 32, 34];
+/// To be read on a dark and on a light background: cyan, magenta, green, blue, red. With
+/// five of them, no two roles of a story have the same.
+const COLOURS: [u8; 5] = [36, 35, 32, 34, 31];
 
 /// Who speaks in this process; a fork copies it, and the child then sets its own.
 static ROLE: Mutex<Option<Role>> = Mutex::new(None);
@@ -26,24 +27,33 @@ macro_rules! say {
     ($($arg:tt)*) => { $crate::say_line(format_args!($($arg)*)) };
 }
 
-/// Names the role of this process in the log; `index` picks its colour.
-/// A process that [`Process::spawn`](crate::Process::spawn) started has its role already.
-pub fn set_role(name: &str, index: usize) {
-    let colour = COLOURS[index % COLOURS.len()];
+/// Names the role of this process in the log. A process that
+/// [`Process::spawn`](crate::Process::spawn) started has its role already.
+pub fn set_role(name: &str) {
+    // The same role has the same colour in every program and every terminal.
+    let sum: usize = name.bytes().map(usize::from).sum();
     *lock() = Some(Role {
         name: name.to_owned(),
-        colour,
+        colour: COLOURS[sum % COLOURS.len()],
     });
 }
 
 /// What [`say!`] calls.
 pub fn say_line(text: fmt::Arguments) {
+    // What came from elsewhere must not move the cursor or start a line of its own.
+    let mut plain = String::new();
+    for char in text.to_string().chars() {
+        match char {
+            control if control.is_control() => plain.extend(control.escape_default()),
+            char => plain.push(char),
+        }
+    }
     let line = match &*lock() {
         Some(Role { name, colour }) if coloured() => {
-            format!("\x1b[{colour}m{name:>WIDTH$}\x1b[0m | {text}\n")
+            format!("\x1b[{colour}m{name:>WIDTH$}\x1b[0m | {plain}\n")
         }
-        Some(Role { name, .. }) => format!("{name:>WIDTH$} | {text}\n"),
-        None => format!("{:>WIDTH$} | {text}\n", "parent"),
+        Some(Role { name, .. }) => format!("{name:>WIDTH$} | {plain}\n"),
+        None => format!("{:>WIDTH$} | {plain}\n", "parent"),
     };
     print(&line);
 }

@@ -3,7 +3,6 @@ use std::fmt;
 use std::io::{self, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -64,9 +63,6 @@ impl Process {
     /// Fails when this process has other threads: the child would hold copies of their locks
     /// with nobody left to unlock them. Fails as fork(2) does otherwise.
     pub fn spawn(name: &str, body: impl FnOnce() -> Result<()>) -> Result<Process> {
-        static SPAWNED: AtomicUsize = AtomicUsize::new(0);
-        let index = SPAWNED.fetch_add(1, Ordering::Relaxed);
-
         refuse_threads().with_context(|| format!("spawn {name}"))?;
         // What is still in the buffer would be in the child's too, and printed twice.
         // A closed stdout is the log's business, not ours.
@@ -80,7 +76,7 @@ impl Process {
                 reaped: false,
             }),
             None => {
-                log::set_role(name, index);
+                log::set_role(name);
                 sys::exit(run_child(name, parent, body));
             }
         }

@@ -1,10 +1,11 @@
 //! FIFOs (named pipes): pipes with a path, for processes that share nothing else.
 //!
 //! [`create`] makes one (mkfifo(3), `os.mkfifo`); [`open_reader`] and [`open_writer`] open it
-//! as one end of a pipe. What comes back is a plain [`File`], to read and write as usual.
+//! as one end of a pipe. What comes back is a plain [`File`]; [`write_line`] and [`read_line`]
+//! make messages of its bytes, so that `echo` and `cat` can be the other side.
 //!
 //! ```
-//! use std::io::{BufRead, BufReader, Write};
+//! use std::io::BufReader;
 //!
 //! let dir = fifo::PrivateDir::new()?;
 //! let path = dir.join("pipe.in");
@@ -13,11 +14,11 @@
 //! // Opening waits for the other side, so the two ends need two processes (here: threads).
 //! let writer = std::thread::spawn({
 //!     let path = path.clone();
-//!     move || fifo::open_writer(&path, None)?.write_all(b"msg 1\n")
+//!     move || fifo::write_line(&mut fifo::open_writer(&path, None)?, "msg 1")
 //! });
-//! let mut lines = BufReader::new(fifo::open_reader(&path, None)?).lines();
-//! assert_eq!(lines.next().unwrap()?, "msg 1");
-//! assert!(lines.next().is_none()); // the last writer closed it
+//! let mut reader = BufReader::new(fifo::open_reader(&path, None)?);
+//! assert_eq!(fifo::read_line(&mut reader)?.as_deref(), Some("msg 1"));
+//! assert_eq!(fifo::read_line(&mut reader)?, None); // the last writer closed it
 //! # writer.join().unwrap()?;
 //! # std::io::Result::Ok(())
 //! ```
@@ -29,13 +30,14 @@
 //! - `O_CREAT` on a path that is no FIFO yet makes a *regular file*, and the talk happens on
 //!   disk. `O_RDWR` makes open return at once, but then the process is its own peer: it never
 //!   sees the other side leave. This library uses neither.
-//! - A FIFO carries bytes, not messages: two writes can arrive as one read. Agree on a frame,
-//!   for instance one line for each message.
+//! - A FIFO carries bytes, not messages: two writes can arrive as one read. Agree on a frame;
+//!   here a message is a line.
 //! - Writes of up to `PIPE_BUF` (4096) bytes are whole even with several writers; longer ones
 //!   may mix. `writeln!` on a bare [`File`] is several writes: format first, write once.
+//! - With several readers, any of them gets the next bytes, and not even whole lines.
 
 use std::fs::{self, File, Metadata, OpenOptions};
-use std::io::{self, ErrorKind};
+use std::io::{self, BufRead, ErrorKind, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -90,6 +92,46 @@ pub fn open_writer(path: &Path, timeout: Option<Duration>) -> io::Result<File> {
     .map_err(|error| named("open for writing", path, error))
 }
 
+/// The longest line in bytes, with its end: `PIPE_BUF`, what one write(2) puts in undivided.
+pub const LONGEST_LINE: usize = 4096;
+
+/// Writes a message and the end of its line in one write(2).
+///
+/// Waits while the pipe is full. Fails with `InvalidInput` if the message has a line's end in
+/// it or is longer than [`LONGEST_LINE`], and with `BrokenPipe` when no reader is left.
+pub fn write_line(fifo: &mut File, message: &str) -> io::Result<()> {
+    let line = format!("{message}\n");
+    if line.len() > LONGEST_LINE || message.contains('\n') {
+        let what = format!("a message is one line of up to {} bytes", LONGEST_LINE - 1);
+        return Err(io::Error::new(ErrorKind::InvalidInput, what));
+    }
+    fifo.write_all(line.as_bytes())
+}
+
+/// Reads a message: the next line, without its end. `None` when the last writer is gone.
+///
+/// What comes after the last line's end counts as a line too (`printf exit > pipe.in`). Fails
+/// with `InvalidData` if the line is not UTF-8 or longer than [`LONGEST_LINE`]; no more than that
+/// is ever kept in memory.
+pub fn read_line(fifo: &mut impl BufRead) -> io::Result<Option<String>> {
+    let mut line = Vec::new();
+    let longest = LONGEST_LINE as u64;
+    fifo.by_ref().take(longest).read_until(b'\n', &mut line)?;
+    let invalid = |what: String| io::Error::new(ErrorKind::InvalidData, what);
+    if line.is_empty() {
+        return Ok(None);
+    }
+    if line.last() == Some(&b'\n') {
+        line.pop();
+    } else if line.len() == LONGEST_LINE {
+        return Err(invalid(format!(
+            "a line is longer than {LONGEST_LINE} bytes"
+        )));
+    }
+    let message = String::from_utf8(line).map_err(|_| invalid("a line is not UTF-8".into()))?;
+    Ok(Some(message))
+}
+
 /// A directory that only this user may enter, removed with all that is in it when dropped.
 ///
 /// FIFOs in a directory that others can write to could be replaced by theirs. Made by
@@ -113,6 +155,11 @@ impl PrivateDir {
     /// The path of `name` in this directory.
     pub fn join(&self, name: &str) -> PathBuf {
         self.path.join(name)
+    }
+
+    /// The path of the directory.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 }
 
@@ -233,7 +280,6 @@ fn named(call: &str, path: &Path, error: io::Error) -> io::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::{Read, Write};
     use std::os::unix::fs::{PermissionsExt, symlink};
 
     const SOON: Option<Duration> = Some(Duration::from_millis(5));
@@ -333,5 +379,44 @@ mod tests {
             drop(open_writer(&path, None).unwrap());
             assert_eq!(reader.join().unwrap().read(&mut [0; 8]).unwrap(), 0);
         });
+    }
+
+    #[test]
+    fn lines_are_messages() {
+        let mut fifo = &b"msg 1\n\nmsg 2\xff\nexit"[..];
+        for message in [
+            Some("msg 1"),
+            Some(""),
+            Some("msg 2\u{fffd}"),
+            Some("exit"),
+            None,
+        ] {
+            assert_eq!(read_line(&mut fifo).unwrap().as_deref(), message);
+        }
+        for length in [LONGEST_LINE - 1, LONGEST_LINE] {
+            let line = "x".repeat(length) + "\n";
+            match read_line(&mut line.as_bytes()) {
+                Ok(message) => assert_eq!(message.unwrap().len(), LONGEST_LINE - 1),
+                Err(error) => {
+                    assert_eq!(length, LONGEST_LINE);
+                    assert_eq!(error.kind(), ErrorKind::InvalidData);
+                }
+            }
+        }
+        // Without an end it would go on for ever.
+        let mut endless = io::BufReader::new(io::repeat(b'x'));
+        assert!(read_line(&mut endless).is_err());
+    }
+
+    #[test]
+    fn a_message_that_is_no_line_is_not_written() {
+        let dir = PrivateDir::new().unwrap();
+        let mut file = File::create(dir.join("file")).unwrap();
+        for message in ["two\nlines", &"x".repeat(LONGEST_LINE)] {
+            let error = write_line(&mut file, message).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidInput);
+        }
+        write_line(&mut file, &"x".repeat(LONGEST_LINE - 1)).unwrap();
+        assert_eq!(file.metadata().unwrap().len(), LONGEST_LINE as u64);
     }
 }

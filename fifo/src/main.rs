@@ -8,8 +8,11 @@
 //!           ◀── pipe.out ──
 //! ```
 
+mod terminals;
+
 use std::fs::File;
-use std::io::{BufRead, BufReader, Write};
+use std::io::BufReader;
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
@@ -22,13 +25,22 @@ const REPLIES: &str = "pipe.out";
 const HELP: &str = "\
 A producer and a consumer talk over two FIFOs (os.mkfifo).
 
-Usage: cargo run -p fifo
+Usage: cargo run -p fifo                    both, in a directory of their own
+       cargo run -p fifo consumer [DIR]     the consumer, until it reads 'exit'
+       cargo run -p fifo producer [DIR]     the producer: msg 1 to msg 3, exit
+
+Start consumer and producer in two terminals, in either order. They meet at
+pipe.in and pipe.out in DIR (default: the current directory).
 ";
 
 fn main() -> ExitCode {
     common::main(HELP, |args| match args {
         [] => both(),
-        _ => expected(args, "no arguments"),
+        ["consumer"] => terminals::consumer(Path::new(".")),
+        ["consumer", dir] => terminals::consumer(Path::new(dir)),
+        ["producer"] => terminals::producer(Path::new(".")),
+        ["producer", dir] => terminals::producer(Path::new(dir)),
+        _ => expected(args, "nothing, 'consumer [DIR]' or 'producer [DIR]'"),
     })
 }
 
@@ -40,12 +52,12 @@ fn both() -> Result<()> {
     fifo::create(&dir.join(REQUESTS))?;
     fifo::create(&dir.join(REPLIES))?;
 
-    let consumer = Process::spawn("consumer", || consumer(&dir))?;
-    let producer = Process::spawn("producer", || producer(&dir))?;
+    let consumer = Process::spawn("consumer", || consumer(dir.path()))?;
+    let producer = Process::spawn("producer", || producer(dir.path()))?;
     supervise([consumer, producer])
 }
 
-fn consumer(dir: &PrivateDir) -> Result<()> {
+fn consumer(dir: &Path) -> Result<()> {
     // Each open waits for the other side's. Both sides open in the same order: crossed, each
     // would wait in its first open for ever.
     let mut requests = BufReader::new(fifo::open_reader(&dir.join(REQUESTS), None)?);
@@ -57,39 +69,28 @@ fn consumer(dir: &PrivateDir) -> Result<()> {
             return Ok(());
         }
         say!("read  {message} from {REQUESTS}, writes it to {REPLIES}");
-        write(&mut replies, REPLIES, &message)?;
+        fifo::write_line(&mut replies, &message).context("write pipe.out")?;
     }
 }
 
-fn producer(dir: &PrivateDir) -> Result<()> {
+fn producer(dir: &Path) -> Result<()> {
     let mut requests = fifo::open_writer(&dir.join(REQUESTS), None)?;
     let mut replies = BufReader::new(fifo::open_reader(&dir.join(REPLIES), None)?);
     for i in 1..=3 {
         let message = format!("msg {i}");
         say!("write {message} to {REQUESTS}");
-        write(&mut requests, REQUESTS, &message)?;
+        fifo::write_line(&mut requests, &message).context("write pipe.in")?;
         let reply = read(&mut replies, REPLIES)?;
         say!("read  {reply} from {REPLIES}");
-        ensure!(reply == message, "sent '{message}', got '{reply}' back");
+        ensure!(reply == message, "wrote '{message}', read '{reply}' back");
     }
     say!("write exit  to {REQUESTS}");
-    write(&mut requests, REQUESTS, "exit")
+    fifo::write_line(&mut requests, "exit").context("write pipe.in")
 }
 
-/// Reads one message. A FIFO keeps no boundaries, so each message is a line.
+/// Reads one message. At the end of the stream the article's consumer sleeps and reads again,
+/// for ever; here it means that the other side is gone.
 fn read(fifo: &mut BufReader<File>, name: &str) -> Result<String> {
-    let mut line = String::new();
-    fifo.read_line(&mut line)
-        .with_context(|| format!("read {name}"))?;
-    // A read of 0 bytes means that the other side is gone. The article's consumer sleeps and
-    // reads again there, for ever.
-    let message = line.strip_suffix('\n');
-    let message = message.with_context(|| format!("read {name}: the other side closed it"))?;
-    Ok(message.to_owned())
-}
-
-/// Writes one message in one piece: `writeln!` on a File would be two writes.
-fn write(fifo: &mut File, name: &str, message: &str) -> Result<()> {
-    fifo.write_all(format!("{message}\n").as_bytes())
-        .with_context(|| format!("write {name}"))
+    let message = fifo::read_line(fifo).with_context(|| format!("read {name}"))?;
+    message.with_context(|| format!("read {name}: the other side closed it"))
 }

@@ -8,6 +8,8 @@
 //!                 ◀── Data@subprocess ─────
 //! ```
 
+mod half_duplex;
+
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
@@ -15,15 +17,17 @@ use common::{Process, expected, say};
 use pipe::Connection;
 
 const HELP: &str = "\
-A parent and its child talk over a duplex pipe (multiprocessing.Pipe).
+A parent and its child talk over a pipe (multiprocessing.Pipe).
 
-Usage: cargo run -p pipe
+Usage: cargo run -p pipe                both send and receive, Pipe(True)
+       cargo run -p pipe half-duplex    one sends, one receives, Pipe(False)
 ";
 
 fn main() -> ExitCode {
     common::main(HELP, |args| match args {
         [] => both(),
-        _ => expected(args, "no arguments"),
+        ["half-duplex"] => half_duplex::both(),
+        _ => expected(args, "nothing or 'half-duplex'"),
     })
 }
 

@@ -8,6 +8,9 @@
 //!           ◀── results ───
 //! ```
 
+mod limits;
+mod workers;
+
 use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
@@ -15,15 +18,19 @@ use common::{Process, expected, say, supervise};
 use queue::Queue;
 
 const HELP: &str = "\
-A producer and a consumer talk over two bounded queues (multiprocessing.Queue).
+A producer and a consumer exchange values through two bounded queues (multiprocessing.Queue).
 
-Usage: cargo run -p queue
+Usage: cargo run -p queue            the producer and the consumer
+       cargo run -p queue limits     Full, Empty, waiting, and a trap
+       cargo run -p queue workers    several workers share one queue
 ";
 
 fn main() -> ExitCode {
     common::main(HELP, |args| match args {
         [] => both(),
-        _ => expected(args, "no arguments"),
+        ["limits"] => limits::all(),
+        ["workers"] => workers::all(),
+        _ => expected(args, "nothing, 'limits' or 'workers'"),
     })
 }
 

@@ -178,6 +178,8 @@ impl Drop for SharedMemory {
 pub struct Mailbox {
     memory: SharedMemory,
     spin: bool,
+    /// The locks of the roles that this process has taken.
+    creator: OnceCell<File>,
     writer: OnceCell<File>,
     reader: OnceCell<File>,
 }
@@ -199,8 +201,8 @@ struct Header {
     /// The roles that were ever taken, a bit for each.
     attached: AtomicU32,
     length: AtomicU64,
-    filled: Semaphore,
-    empty: Semaphore,
+    filled: RawSemaphore,
+    empty: RawSemaphore,
 }
 
 /// Marks an initialised mailbox of this layout.
@@ -217,6 +219,7 @@ const UNFINISHED: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Copy)]
 enum Role {
+    Creator,
     Writer,
     Reader,
 }
@@ -235,6 +238,7 @@ impl Mailbox {
             .empty
             .init(1)
             .map_err(|e| mailbox.named("sem_init", e))?;
+        mailbox.attach(Role::Creator)?;
         header.ready.store(READY, Ordering::Release);
         Ok(mailbox)
     }
@@ -245,34 +249,72 @@ impl Mailbox {
     /// a mailbox; otherwise as [`SharedMemory::open`] does.
     pub fn open(name: &str, timeout: Option<Duration>) -> io::Result<Mailbox> {
         let deadline = after(timeout);
-        let mut unfinished_until = None;
-        // The kernel cannot wake us when a name appears: look again.
+        let finished = Instant::now() + UNFINISHED;
         loop {
-            let unfinished = match SharedMemory::open(name) {
-                Ok(memory) if memory.size() < size_of::<Header>() => Some("it is too small"),
-                Ok(memory) => {
-                    let mailbox = Mailbox::new(memory);
-                    if mailbox.header().ready.load(Ordering::Acquire) == READY {
-                        return Ok(mailbox);
+            let late = |deadline| Instant::now() >= deadline;
+            match Mailbox::open_now(name) {
+                Err(error) if error.kind() == ErrorKind::NotFound => {
+                    if deadline.is_some_and(late) {
+                        let error =
+                            io::Error::new(ErrorKind::TimedOut, "nobody created it in time");
+                        return Err(named("open", name, error));
                     }
-                    Some("it does not start like one")
                 }
-                Err(error) if error.kind() == ErrorKind::NotFound => None,
-                Err(error) if error.kind() == ErrorKind::InvalidData => Some("it is empty"),
-                Err(error) => return Err(error),
-            };
-            let now = Instant::now();
-            if let Some(why) = unfinished {
-                if now >= *unfinished_until.get_or_insert(now + UNFINISHED) {
-                    let error = invalid(&format!("not a mailbox: {why}"));
-                    return Err(named("open", name, error));
-                }
+                // Perhaps its creator is about to finish it.
+                Err(error) if error.kind() == ErrorKind::InvalidData && !late(finished) => {}
+                opened => return opened,
             }
-            if deadline.is_some_and(|deadline| now >= deadline) {
-                let error = io::Error::new(ErrorKind::TimedOut, "nobody created it in time");
-                return Err(named("open", name, error));
-            }
+            // The kernel cannot wake us when a name appears: look again.
             std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Creates a mailbox, or opens it if another process has; for two that start in either order.
+    ///
+    /// What is left of a mailbox whose processes were all killed is replaced. Fails as
+    /// [`Mailbox::create`] and [`Mailbox::open`] do.
+    pub fn create_or_open(name: &str, capacity: usize) -> io::Result<Mailbox> {
+        loop {
+            match Mailbox::create(name, capacity) {
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+                created => return created,
+            }
+            let mailbox = match Mailbox::open(name, Some(Duration::ZERO)) {
+                Err(error) if error.kind() == ErrorKind::TimedOut => continue, // just removed
+                opened => opened?,
+            };
+            if mailbox.is_held(Role::Creator)?
+                || mailbox.is_held(Role::Writer)?
+                || mailbox.is_held(Role::Reader)?
+            {
+                return Ok(mailbox);
+            }
+            // Only who holds this lock unlinks, and only what still has the name: so two that
+            // do this at the same time never unlink each other's new mailbox.
+            let file = &mailbox.memory.file;
+            if fcntl(file, FcntlArg::F_OFD_SETLK(&lock_of(Role::Creator))).is_ok() {
+                drop(Unlink { name, file });
+            }
+        }
+    }
+
+    /// Opens what has this name, if it is a finished mailbox.
+    fn open_now(name: &str) -> io::Result<Mailbox> {
+        let not_a_mailbox = |why| {
+            Err(named(
+                "open",
+                name,
+                invalid(&format!("not a mailbox: {why}")),
+            ))
+        };
+        let memory = SharedMemory::open(name)?;
+        if memory.size() < size_of::<Header>() {
+            return not_a_mailbox("it is too small");
+        }
+        let mailbox = Mailbox::new(memory);
+        match mailbox.header().ready.load(Ordering::Acquire) {
+            READY => Ok(mailbox),
+            _ => not_a_mailbox("it does not start like one"),
         }
     }
 
@@ -360,6 +402,7 @@ impl Mailbox {
             memory,
             // On one CPU the other side cannot run while we spin.
             spin: std::thread::available_parallelism().is_ok_and(|cpus| cpus.get() > 1),
+            creator: OnceCell::new(),
             writer: OnceCell::new(),
             reader: OnceCell::new(),
         }
@@ -380,9 +423,10 @@ impl Mailbox {
 
     /// Takes a role, once: from now on the kernel knows whether this process is alive.
     fn attach(&self, role: Role) -> io::Result<()> {
-        let (cell, who) = match role {
-            Role::Writer => (&self.writer, "writer"),
-            Role::Reader => (&self.reader, "reader"),
+        let cell = match role {
+            Role::Creator => &self.creator,
+            Role::Writer => &self.writer,
+            Role::Reader => &self.reader,
         };
         if cell.get().is_some() {
             return Ok(());
@@ -404,7 +448,7 @@ impl Mailbox {
             Err(errno) => return Err(self.named("fcntl F_OFD_SETLK", errno.into())),
         };
         if taken {
-            let what = format!("it already has, or had, a {who}");
+            let what = format!("it already has, or had, a {}", role.name());
             return Err(self.named("attach", io::Error::new(ErrorKind::AlreadyExists, what)));
         }
         let _ = cell.set(own);
@@ -413,20 +457,23 @@ impl Mailbox {
 
     /// Whether a process had this role and has closed the mailbox, or was killed.
     fn is_gone(&self, role: Role) -> io::Result<bool> {
-        if self.header().attached.load(Ordering::Acquire) & role.bit() == 0 {
-            return Ok(false); // it never came
-        }
+        let came = self.header().attached.load(Ordering::Acquire) & role.bit() != 0;
+        Ok(came && !self.is_held(role)?)
+    }
+
+    /// Whether a living process has this role.
+    fn is_held(&self, role: Role) -> io::Result<bool> {
         let mut lock = lock_of(role);
         fcntl(&self.memory.file, FcntlArg::F_OFD_GETLK(&mut lock))
             .map_err(|e| self.named("fcntl F_OFD_GETLK", e.into()))?;
-        Ok(lock.l_type == libc::F_UNLCK as libc::c_short)
+        Ok(lock.l_type != libc::F_UNLCK as libc::c_short)
     }
 
     /// Waits for the semaphore, which `peer` will post.
     fn wait(
         &self,
         call: &str,
-        semaphore: &Semaphore,
+        semaphore: &RawSemaphore,
         timeout: Option<Duration>,
         peer: Role,
     ) -> io::Result<()> {
@@ -489,17 +536,77 @@ impl Role {
 
     fn name(self) -> &'static str {
         match self {
+            Role::Creator => "creator",
             Role::Writer => "writer",
             Role::Reader => "reader",
         }
     }
 }
 
-/// A semaphore in memory that several processes map: sem_t.
-#[repr(transparent)]
-struct Semaphore(UnsafeCell<libc::sem_t>);
+/// A counting semaphore that forked processes share: a sem_t in [`SharedMemory`].
+///
+/// With the value 1 it is a lock: wait, use what is shared, post. Unlike a [`Mailbox`] it
+/// cannot tell that a process which should post was killed: give waits a timeout.
+#[derive(Debug)]
+pub struct Semaphore {
+    memory: SharedMemory,
+}
 
 impl Semaphore {
+    /// Makes a semaphore for the processes forked from now on; see [`SharedMemory::create`].
+    pub fn create(name: &str, value: u32) -> io::Result<Semaphore> {
+        let memory = SharedMemory::create(name, size_of::<RawSemaphore>())?;
+        let semaphore = Semaphore { memory };
+        semaphore
+            .raw()
+            .init(value)
+            .map_err(|e| named("sem_init", name, e))?;
+        Ok(semaphore)
+    }
+
+    /// Takes one, and waits up to `timeout` (`None`: as long as it takes) for it: sem_timedwait(3).
+    ///
+    /// Fails with `TimedOut`.
+    pub fn wait(&self, timeout: Option<Duration>) -> io::Result<()> {
+        let name = self.memory.name();
+        let deadline = after(timeout);
+        loop {
+            let left = match deadline {
+                Some(deadline) => deadline.saturating_duration_since(Instant::now()),
+                None => LOOK_AGAIN,
+            };
+            if self
+                .raw()
+                .wait(left)
+                .map_err(|e| named("sem_timedwait", name, e))?
+            {
+                return Ok(());
+            }
+            if left.is_zero() {
+                let error = io::Error::new(ErrorKind::TimedOut, "nobody posted in time");
+                return Err(named("sem_timedwait", name, error));
+            }
+        }
+    }
+
+    /// Gives one back, and wakes a process that waits for it: sem_post(3).
+    pub fn post(&self) {
+        self.raw().post();
+    }
+
+    fn raw(&self) -> &RawSemaphore {
+        // SAFETY: the mapping has the size of a semaphore, starts at a page, lives as long as
+        // `self`, and was initialised before anyone else got hold of it. Not covered: a
+        // process that opens it by its name and writes nonsense over it.
+        unsafe { &*self.memory.map.as_ptr().cast::<RawSemaphore>() }
+    }
+}
+
+/// A semaphore in memory that several processes map: sem_t.
+#[repr(transparent)]
+struct RawSemaphore(UnsafeCell<libc::sem_t>);
+
+impl RawSemaphore {
     /// sem_init(3) for several processes. Nobody else may use it yet.
     fn init(&self, value: u32) -> io::Result<()> {
         // SAFETY: the pointer is valid, and the memory not yet in use: `ready` is not set.
@@ -802,6 +909,37 @@ mod tests {
         let error = other.write(b"me too", None).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::AlreadyExists);
         assert_eq!(mailbox.read(None).unwrap(), b"Hello"); // both roles, as a test may
+    }
+
+    #[test]
+    fn either_side_may_come_first_and_a_dead_one_is_replaced() {
+        let name = unused();
+        let mut first = Mailbox::create_or_open(&name, 16).unwrap();
+        let second = Mailbox::create_or_open(&name, 16).unwrap();
+        first.write(b"Hello", None).unwrap();
+        assert_eq!(second.read(None).unwrap(), b"Hello");
+
+        // As when both are killed: the locks go, and nobody unlinks the name.
+        first.memory.creator = None;
+        drop((first, second));
+        assert!(exists(&name));
+        let third = Mailbox::create_or_open(&name, 16).unwrap();
+        third.write(b"Hello again", SOON).unwrap();
+        drop(third);
+        assert!(!exists(&name));
+    }
+
+    #[test]
+    fn a_semaphore_counts() {
+        let semaphore = Semaphore::create(&unused(), 2).unwrap();
+        semaphore.wait(None).unwrap();
+        semaphore.wait(SOON).unwrap();
+        assert_eq!(
+            semaphore.wait(SOON).unwrap_err().kind(),
+            ErrorKind::TimedOut
+        );
+        semaphore.post();
+        semaphore.wait(Some(Duration::ZERO)).unwrap();
     }
 
     #[test]

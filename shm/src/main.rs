@@ -7,6 +7,10 @@
 //!  writer ──▶ │ cnblogs: 1024 bytes │ ──▶ reader
 //! ```
 
+mod isolation;
+mod race;
+mod terminals;
+
 use std::hash::{BuildHasher, RandomState};
 use std::process::ExitCode;
 
@@ -20,30 +24,49 @@ const SIZE: usize = 1024;
 const HELP: &str = "\
 A writer and a reader share memory, with semaphores to take turns (mmap, tagname).
 
-Usage: cargo run -p shm
+Usage: cargo run -p shm                  both, with a name of their own
+       cargo run -p shm writer [NAME]    the writer: Hello, Alpha_Panda, the end
+       cargo run -p shm reader [NAME]    the reader, until the end
+       cargo run -p shm isolation        what a fork shares, and what it does not
+       cargo run -p shm race             two processes count, without and with a semaphore
+
+Start writer and reader in two terminals, in either order. They meet at the
+shared memory NAME (default: /cnblogs).
 ";
 
 fn main() -> ExitCode {
     common::main(HELP, |args| match args {
         [] => both(),
-        _ => expected(args, "no arguments"),
+        ["writer"] => terminals::writer(NAME),
+        ["writer", name] => terminals::writer(name),
+        ["reader"] => terminals::reader(NAME),
+        ["reader", name] => terminals::reader(name),
+        ["isolation"] => isolation::both(),
+        ["race"] => race::all(),
+        _ => expected(
+            args,
+            "nothing, 'writer [NAME]', 'reader [NAME]', 'isolation' or 'race'",
+        ),
     })
 }
 
 fn both() -> Result<()> {
     // From here on Ctrl-C waits for `supervise`: the name would stay in /dev/shm otherwise.
     hold_signals()?;
-    // All users of this machine share these names, so take one that nobody can have guessed.
-    let name = format!("{NAME}-{:016x}", RandomState::new().hash_one(()));
-    let _mailbox = Mailbox::create(&name, SIZE)?;
+    let mailbox = Mailbox::create(&unguessable(), SIZE)?;
 
-    let writer = Process::spawn("writer", || writer(&name))?;
-    let reader = Process::spawn("reader", || reader(&name))?;
+    // The children inherit it. Strangers open it by its name: see terminals.rs.
+    let writer = Process::spawn("writer", || writer(&mailbox))?;
+    let reader = Process::spawn("reader", || reader(&mailbox))?;
     supervise([writer, reader])
 }
 
-fn writer(name: &str) -> Result<()> {
-    let mailbox = Mailbox::open(name, None)?;
+/// All users of this machine share these names, so this is one that nobody can have taken.
+fn unguessable() -> String {
+    format!("{NAME}-{:016x}", RandomState::new().hash_one(()))
+}
+
+fn writer(mailbox: &Mailbox) -> Result<()> {
     for data in ["Hello", "Alpha_Panda"] {
         say!("write {data}");
         mailbox.write(data.as_bytes(), None)?;
@@ -56,8 +79,7 @@ fn writer(name: &str) -> Result<()> {
     Ok(())
 }
 
-fn reader(name: &str) -> Result<()> {
-    let mailbox = Mailbox::open(name, None)?;
+fn reader(mailbox: &Mailbox) -> Result<()> {
     loop {
         // The slot stays taken until `data` is dropped, so the writer waits while we print.
         let data = mailbox.hold(None)?;

@@ -9,34 +9,33 @@
 //! ```
 //!
 //! ```
-//! use std::io::{Read, Write};
+//! use std::io::BufReader;
 //!
 //! let listener = socket::listen(&"127.0.0.1:0".parse()?)?; // port 0: any that is free
 //! let address = listener.local_address()?;
 //!
 //! // The kernel queues a connection before it is accepted, so this needs no second process.
 //! let mut client = socket::connect(&address, None)?;
-//! let mut server = listener.accept()?;
+//! let mut server = BufReader::new(listener.accept()?);
 //!
-//! client.write_all(b"Hello\n")?;
+//! socket::write_line(&mut client, "Hello")?;
+//! assert_eq!(socket::read_line(&mut server)?.as_deref(), Some("Hello"));
 //! drop(client);
-//! let mut received = String::new();
-//! server.read_to_string(&mut received)?;
-//! assert_eq!(received, "Hello\n");
+//! assert_eq!(socket::read_line(&mut server)?, None);
 //! # std::io::Result::Ok(())
 //! ```
 //!
 //! # Dangers
 //!
 //! - A stream keeps no boundaries: two sends can arrive as one receive, and one as two. Agree
-//!   on a frame, for instance one line for each message; `write_all`, never a bare `write`.
+//!   on a frame; here a message is a line. And use `write_all`, never a bare `write`.
 //! - A peer that stays and says nothing holds a blocking reader for ever: set a read timeout.
 //! - An address like `0.0.0.0:9000` listens to the whole network, without a password or a secret.
 //! - Between hosts a peer can vanish without a word (a pulled cable); only a timeout tells.
 
 use std::fmt;
 use std::fs::{self, File, Permissions};
-use std::io::{self, ErrorKind, IoSlice, Read, Write};
+use std::io::{self, BufRead, ErrorKind, IoSlice, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
@@ -128,6 +127,46 @@ pub fn connect(address: &Address, timeout: Option<Duration>) -> io::Result<Strea
     }
 }
 
+/// The longest line in bytes, with its end: what a stranger can make us keep in memory.
+pub const LONGEST_LINE: usize = 64 * 1024;
+
+/// Writes a message and the end of its line, in one send(2) if the socket's buffer has room.
+///
+/// Waits while the buffer is full. Fails with `InvalidInput` if the message has a line's end in
+/// it or is longer than [`LONGEST_LINE`], and with `BrokenPipe` or `ConnectionReset` when the other
+/// side is gone.
+pub fn write_line(stream: &mut impl Write, message: &str) -> io::Result<()> {
+    let line = format!("{message}\n");
+    if line.len() > LONGEST_LINE || message.contains('\n') {
+        let what = format!("a message is one line of up to {} bytes", LONGEST_LINE - 1);
+        return Err(io::Error::new(ErrorKind::InvalidInput, what));
+    }
+    stream.write_all(line.as_bytes())
+}
+
+/// Reads a message: the next line, without its end. `None` when the other side has closed.
+///
+/// What comes after the last line's end counts as a line too. Fails with `InvalidData` if the
+/// line is not UTF-8 or longer than [`LONGEST_LINE`]; no more than that is ever kept in memory.
+pub fn read_line(stream: &mut impl BufRead) -> io::Result<Option<String>> {
+    let mut line = Vec::new();
+    let longest = LONGEST_LINE as u64;
+    stream.by_ref().take(longest).read_until(b'\n', &mut line)?;
+    let invalid = |what: String| io::Error::new(ErrorKind::InvalidData, what);
+    if line.is_empty() {
+        return Ok(None);
+    }
+    if line.last() == Some(&b'\n') {
+        line.pop();
+    } else if line.len() == LONGEST_LINE {
+        return Err(invalid(format!(
+            "a line is longer than {LONGEST_LINE} bytes"
+        )));
+    }
+    let message = String::from_utf8(line).map_err(|_| invalid("a line is not UTF-8".into()))?;
+    Ok(Some(message))
+}
+
 impl Listener {
     /// The address that it listens on, with the real port: getsockname(2).
     pub fn local_address(&self) -> io::Result<Address> {
@@ -183,7 +222,7 @@ impl Stream {
         }
     }
 
-    /// Lets a read fail with `WouldBlock` when nothing came for so long: `SO_RCVTIMEO`.
+    /// Lets a read fail with `TimedOut` when nothing came for so long: `SO_RCVTIMEO`.
     pub fn set_read_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
         match self {
             Stream::Tcp(stream) => stream.set_read_timeout(timeout),
@@ -191,7 +230,7 @@ impl Stream {
         }
     }
 
-    /// Lets a write fail with `WouldBlock` when the other side read nothing for so long:
+    /// Lets a write fail with `TimedOut` when the other side read nothing for so long:
     /// `SO_SNDTIMEO`.
     pub fn set_write_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
         match self {
@@ -207,6 +246,7 @@ impl Read for Stream {
             Stream::Tcp(stream) => stream.read(buffer),
             Stream::Unix(stream) => stream.read(buffer),
         }
+        .map_err(|error| timed_out(error, "the other side sent nothing in time"))
     }
 }
 
@@ -216,6 +256,7 @@ impl Write for Stream {
             Stream::Tcp(stream) => stream.write(bytes),
             Stream::Unix(stream) => stream.write(bytes),
         }
+        .map_err(|error| timed_out(error, "the other side received nothing in time"))
     }
 
     fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
@@ -223,6 +264,7 @@ impl Write for Stream {
             Stream::Tcp(stream) => stream.write_vectored(slices),
             Stream::Unix(stream) => stream.write_vectored(slices),
         }
+        .map_err(|error| timed_out(error, "the other side received nothing in time"))
     }
 
     /// Nothing is buffered on this side.
@@ -422,6 +464,14 @@ impl Drop for SocketFile {
     }
 }
 
+/// On a socket that waits, `WouldBlock` means that it has waited as long as it was told to.
+fn timed_out(error: io::Error, what: &str) -> io::Error {
+    match error.kind() {
+        ErrorKind::WouldBlock => io::Error::new(ErrorKind::TimedOut, what),
+        _ => error,
+    }
+}
+
 /// Names the call that failed and its object.
 fn named(call: &str, address: &Address, error: io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{call} {address}: {error}"))
@@ -604,6 +654,28 @@ mod tests {
         assert_eq!(error.kind(), ErrorKind::TimedOut);
         // Such a server is there, so its file is not stale.
         assert_eq!(listen(&address).unwrap_err().kind(), ErrorKind::AddrInUse);
+    }
+
+    #[test]
+    fn lines_are_messages() {
+        let mut stream = &b"Hello\n\nAlpha_Panda"[..];
+        for message in [Some("Hello"), Some(""), Some("Alpha_Panda"), None] {
+            assert_eq!(read_line(&mut stream).unwrap().as_deref(), message);
+        }
+        for bad in [&b"\xff\n"[..], &[b'x'; LONGEST_LINE][..]] {
+            assert_eq!(
+                read_line(&mut &*bad).unwrap_err().kind(),
+                ErrorKind::InvalidData
+            );
+        }
+        let mut sent = Vec::new();
+        for bad in ["two\nlines", &"x".repeat(LONGEST_LINE)] {
+            let error = write_line(&mut sent, bad).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidInput);
+        }
+        let longest = "x".repeat(LONGEST_LINE - 1);
+        write_line(&mut sent, &longest).unwrap();
+        assert_eq!(read_line(&mut &*sent).unwrap().unwrap(), longest);
     }
 
     #[test]

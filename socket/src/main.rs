@@ -9,24 +9,41 @@
 //!  client: socket ──────────────▶ connect ─▶ send ─▶ recv ─▶ close
 //! ```
 
-use std::io::{BufRead, BufReader, Write};
+mod terminals;
+
+use std::io::BufReader;
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 use common::{Process, expected, say, supervise};
-use socket::Address;
+use socket::{Address, read_line, write_line};
 
 const HELP: &str = "\
-A server and a client talk over TCP, step by step as in the article's flow chart.
+A server and a client talk over a stream socket: TCP, or a Unix-domain socket.
 
-Usage: cargo run -p socket
+Usage: cargo run -p socket                                both, over TCP
+       cargo run -p socket server [ADDRESS]               echoes lines, to any number of clients
+       cargo run -p socket client [ADDRESS] [MESSAGE…]    sends each MESSAGE, or each line of stdin
+
+ADDRESS is HOST:PORT, [IPV6]:PORT or unix:/PATH (default: 127.0.0.1:9000).
+With port 0 the server takes any free one, and says which.
+
+       cargo run -p socket server unix:/tmp/echo
+       cargo run -p socket client unix:/tmp/echo Hello Alpha_Panda
 ";
 
 fn main() -> ExitCode {
     common::main(HELP, |args| match args {
         [] => both(),
-        _ => expected(args, "no arguments"),
+        ["server"] => terminals::server(terminals::DEFAULT),
+        ["server", address] => terminals::server(address),
+        ["client"] => terminals::client(terminals::DEFAULT, &[]),
+        ["client", address, messages @ ..] => terminals::client(address, messages),
+        _ => expected(
+            args,
+            "nothing, 'server [ADDRESS]' or 'client [ADDRESS] [MESSAGE…]'",
+        ),
     })
 }
 
@@ -43,25 +60,23 @@ fn server(mut tell: UnixStream) -> Result<()> {
     let address: Address = "127.0.0.1:0".parse()?;
     let listener = socket::listen(&address)?;
     say!("socket, bind, listen: on a free port of 127.0.0.1");
-    let address = format!("{}\n", listener.local_address()?);
-    tell.write_all(address.as_bytes())
-        .context("tell the client the port")?;
+    write_line(&mut tell, &listener.local_address()?.to_string()).context("tell the port")?;
 
     let mut stream = listener.accept()?;
-    let mut lines = BufReader::new(stream.try_clone()?).lines();
-    let message = lines.next().context("recv: the client closed")??;
+    let mut reader = BufReader::new(stream.try_clone()?);
+    let message = read_line(&mut reader).context("recv")?;
+    let message = message.context("recv: the client closed")?;
     // The client's connect came back before this accept did, and what it did since has no order
     // with ours: so this is told now that its message is here.
     say!("accept: a client");
     say!("recv:   {message}");
     say!("send:   {message}");
-    stream
-        .write_all(format!("{message}\n").as_bytes())
-        .context("send")?;
+    write_line(&mut stream, &message).context("send")?;
 
+    let end = read_line(&mut reader).context("recv")?;
     ensure!(
-        lines.next().is_none(),
-        "recv: expected the end of the stream"
+        end.is_none(),
+        "recv: expected the end of the stream, got {end:?}"
     );
     say!("recv:   the end of the stream");
     say!("close");
@@ -69,23 +84,19 @@ fn server(mut tell: UnixStream) -> Result<()> {
 }
 
 fn client(told: UnixStream) -> Result<()> {
-    let mut address = String::new();
-    BufReader::new(told)
-        .read_line(&mut address)
-        .context("learn the port")?;
-    ensure!(!address.is_empty(), "learn the port: the server closed");
-    let address: Address = address.trim_end().parse()?;
+    let address = read_line(&mut BufReader::new(told)).context("learn the port")?;
+    let address: Address = address
+        .context("learn the port: the server closed")?
+        .parse()?;
 
     let mut stream = socket::connect(&address, None)?;
     say!("socket, connect");
     say!("send:   Hello");
-    stream.write_all(b"Hello\n").context("send")?;
-    let mut reply = String::new();
-    BufReader::new(&mut stream)
-        .read_line(&mut reply)
-        .context("recv")?;
-    say!("recv:   {}", reply.trim_end());
-    ensure!(reply == "Hello\n", "sent Hello, got {reply:?} back");
+    write_line(&mut stream, "Hello").context("send")?;
+    let reply = read_line(&mut BufReader::new(&mut stream)).context("recv")?;
+    let reply = reply.context("recv: the server closed")?;
+    say!("recv:   {reply}");
+    ensure!(reply == "Hello", "sent Hello, got {reply:?} back");
     say!("close");
     Ok(())
 }

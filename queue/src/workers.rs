@@ -1,0 +1,75 @@
+//! Workers: several processes share the work in one queue.
+//!
+//! ```text
+//!                  ┌──▶ worker 1 ──┐
+//!  boss ── jobs ───┼──▶ worker 2 ──┼── results ──▶ collector
+//!                  └──▶ worker 3 ──┘
+//! ```
+//!
+//! Nobody says who does what: each worker takes the next job when it is free.
+
+use anyhow::{Result, ensure};
+use common::{Process, say, supervise};
+use queue::Queue;
+
+const WORKERS: usize = 3;
+const JOBS: u64 = 1000;
+
+/// A job, or the end of the work for whoever gets it.
+type Job = Option<u64>;
+
+/// Which worker did which job, and what came out.
+type Done = (usize, u64, u64);
+
+pub fn all() -> Result<()> {
+    let jobs: Queue<Job> = Queue::new(4)?;
+    let results: Queue<Done> = Queue::new(4)?;
+
+    // Not one process for both: a boss that waits to put a job while all workers wait to put their
+    // results, which only it would get, would wait for ever.
+    let mut processes = vec![
+        Process::spawn("boss", || boss(&jobs))?,
+        Process::spawn("collector", || collector(&results))?,
+    ];
+    for number in 1..=WORKERS {
+        let name = format!("worker {number}");
+        processes.push(Process::spawn(&name, || worker(number, &jobs, &results))?);
+    }
+    supervise(processes)
+}
+
+fn boss(jobs: &Queue<Job>) -> Result<()> {
+    say!("puts {JOBS} jobs, and an end for each of {WORKERS} workers");
+    for job in 0..JOBS {
+        jobs.put(Some(job))?;
+    }
+    // A queue has no end of stream, so each worker is told.
+    for _ in 0..WORKERS {
+        jobs.put(None)?;
+    }
+    Ok(())
+}
+
+fn worker(number: usize, jobs: &Queue<Job>, results: &Queue<Done>) -> Result<()> {
+    while let Some(job) = jobs.get()? {
+        results.put((number, job, job * job))?;
+    }
+    Ok(())
+}
+
+fn collector(results: &Queue<Done>) -> Result<()> {
+    let mut done_by = [0; WORKERS];
+    let mut seen = vec![false; JOBS as usize];
+    for _ in 0..JOBS {
+        let (number, job, square) = results.get()?;
+        ensure!(square == job * job, "the square of {job} is not {square}");
+        ensure!(!seen[job as usize], "job {job} was done twice");
+        seen[job as usize] = true;
+        done_by[number - 1] += 1;
+    }
+    for (index, count) in done_by.iter().enumerate() {
+        say!("worker {} did {count} jobs", index + 1);
+    }
+    say!("each of {JOBS} jobs was done, and once");
+    Ok(())
+}
