@@ -4,15 +4,28 @@ mod support;
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::{ErrorKind, Read};
+use std::process::{Child, Command, Stdio};
 
 use nix::unistd::{Pid, getpid};
-use support::{Program, check_accidents, check_story, program, readme_shows, run};
+use pipe::{Receiver, Sender};
+use support::{Program, check_accidents, check_story, has, program, readme_shows, run, skip};
 
 const PIPE: &str = env!("CARGO_BIN_EXE_pipe");
 
 #[test]
 fn the_story_is_the_one_in_the_readme() {
     check_story(PIPE, &[], "cargo run -q -p pipe", 20);
+}
+
+#[test]
+fn half_duplex_is_the_one_in_the_readme() {
+    check_story(
+        PIPE,
+        &["half-duplex"],
+        "cargo run -q -p pipe half-duplex",
+        20,
+    );
 }
 
 #[test]
@@ -56,7 +69,76 @@ fn ends(pid: Pid) -> BTreeSet<(String, bool)> {
 #[test]
 fn bad_arguments_are_refused() {
     let help = run(&mut program(PIPE, &["--help"])).succeeded();
-    assert!(help.contains("Usage: cargo run -p pipe\n"), "{help}");
-    let error = "error: expected no arguments, not 'both ways' (see --help)\n";
+    assert!(help.contains("Usage: cargo run -p pipe "), "{help}");
+    let error = "error: expected nothing or 'half-duplex', not 'both ways' (see --help)\n";
     run(&mut program(PIPE, &["both", "ways"])).failed(2, &[error]);
+}
+
+/// Starts Python with our pipes as its stdin and stdout, and `receive` and `send` made of them.
+fn python(code: &str) -> (Child, Receiver, Sender) {
+    let prelude = "
+import os
+from multiprocessing.connection import Connection
+receive = Connection(0, writable=False).recv_bytes
+send = Connection(1, readable=False).send_bytes
+";
+    let (its_input, to_it) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).unwrap();
+    let (from_it, its_output) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).unwrap();
+    let child = Command::new("python3")
+        .args(["-c", &format!("{prelude}{code}")])
+        .stdin(its_input)
+        .stdout(its_output)
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    (child, from_it.into(), to_it.into())
+}
+
+/// Waits for Python to end well, and returns what it wrote to stderr.
+fn ended(mut python: Child) -> String {
+    let mut stderr = String::new();
+    python
+        .stderr
+        .take()
+        .unwrap()
+        .read_to_string(&mut stderr)
+        .unwrap();
+    assert!(python.wait().unwrap().success(), "{stderr}");
+    stderr
+}
+
+#[test]
+fn the_frame_is_python_s() {
+    if !has("python3") {
+        return skip("no python3 here");
+    }
+    let echo = "
+try:
+    while True:
+        send(receive())
+except EOFError:
+    os.write(2, b'the end')
+";
+    let (child, mut receiver, mut sender) = python(echo);
+    for length in [0, 1, 16 << 10, 64 << 10, 8 << 20] {
+        let message: Vec<u8> = (0..length).map(|i| (i % 251) as u8).collect();
+        sender.send(&message).unwrap();
+        let reply = receiver.recv().unwrap().unwrap();
+        assert!(reply == message, "{length} bytes");
+    }
+    drop(sender);
+    assert_eq!(ended(child), "the end");
+    assert_eq!(receiver.recv().unwrap(), None);
+}
+
+#[test]
+fn a_frame_that_python_tears_is_an_error() {
+    if !has("python3") {
+        return skip("no python3 here");
+    }
+    let (child, mut receiver, _sender) = python("send(b'whole'); os.write(1, b'\\0\\0\\0\\5to')");
+    assert_eq!(receiver.recv().unwrap().unwrap(), b"whole");
+    let error = receiver.recv().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::UnexpectedEof);
+    ended(child);
 }

@@ -2,28 +2,51 @@
 
 mod support;
 
-use support::{check_accidents, check_story, program, readme_shows, run};
+use support::{
+    Program, check_accidents, check_story, normalised, numbers, program, readme_shows, run,
+};
 
 const QUEUE: &str = env!("CARGO_BIN_EXE_queue");
 
+const STORY: &str = "cargo run -q -p queue";
+
 #[test]
 fn the_story_is_the_one_in_the_readme() {
-    check_story(QUEUE, &[], "cargo run -q -p queue", 20);
+    check_story(QUEUE, &[], STORY, 20);
+}
+
+#[test]
+fn the_limits_are_the_ones_in_the_readme() {
+    check_story(QUEUE, &["limits"], "cargo run -q -p queue limits", 20);
+}
+
+#[test]
+fn workers_do_each_job_once() {
+    let shown = readme_shows("cargo run -q -p queue workers");
+    let programs: Vec<_> = (0..5)
+        .map(|_| Program::start(&mut program(QUEUE, &["workers"])))
+        .collect();
+    for program in programs {
+        let printed = program.finish().succeeded();
+        assert_eq!(normalised(&printed), normalised(&shown));
+        let did = printed.lines().filter(|line| line.contains(" did "));
+        assert_eq!(
+            did.map(|line| numbers(line)[1]).sum::<u64>(),
+            1000,
+            "{printed}"
+        );
+    }
 }
 
 #[test]
 fn who_is_killed_is_named() {
-    check_accidents(
-        QUEUE,
-        &["producer", "consumer"],
-        &readme_shows("cargo run -q -p queue"),
-    );
+    check_accidents(QUEUE, &["producer", "consumer"], &readme_shows(STORY));
 }
 
 #[test]
 fn bad_arguments_are_refused() {
     let help = run(&mut program(QUEUE, &["--help"])).succeeded();
-    assert!(help.contains("Usage: cargo run -p queue\n"), "{help}");
-    let error = "error: expected no arguments, not 'both ways' (see --help)\n";
-    run(&mut program(QUEUE, &["both", "ways"])).failed(2, &[error]);
+    assert!(help.contains("Usage: cargo run -p queue "), "{help}");
+    let error = "error: expected nothing, 'limits' or 'workers', not 'x y' (see --help)\n";
+    run(&mut program(QUEUE, &["x", "y"])).failed(2, &[error]);
 }

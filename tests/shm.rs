@@ -2,28 +2,177 @@
 
 mod support;
 
-use support::{check_accidents, check_story, program, readme_shows, run};
+use std::path::Path;
+
+use nix::sys::signal::Signal;
+use support::{
+    Program, check_accidents, check_story, normalised, numbers, program, readme_shows, run,
+};
 
 const SHM: &str = env!("CARGO_BIN_EXE_shm");
 
+const STORY: &str = "cargo run -q -p shm";
+
 #[test]
 fn the_story_is_the_one_in_the_readme() {
-    check_story(SHM, &[], "cargo run -q -p shm", 20);
+    check_story(SHM, &[], STORY, 20);
 }
 
 #[test]
 fn who_is_killed_is_named() {
-    check_accidents(
-        SHM,
-        &["writer", "reader"],
-        &readme_shows("cargo run -q -p shm"),
-    );
+    check_accidents(SHM, &["writer", "reader"], &readme_shows(STORY));
 }
 
 #[test]
 fn bad_arguments_are_refused() {
     let help = run(&mut program(SHM, &["--help"])).succeeded();
-    assert!(help.contains("Usage: cargo run -p shm\n"), "{help}");
-    let error = "error: expected no arguments, not 'both ways' (see --help)\n";
-    run(&mut program(SHM, &["both", "ways"])).failed(2, &[error]);
+    assert!(help.contains("Usage: cargo run -p shm "), "{help}");
+    let error = "error: expected nothing, 'writer [NAME]', 'reader [NAME]', 'isolation' or 'race', \
+                 not 'x y' (see --help)\n";
+    run(&mut program(SHM, &["x", "y"])).failed(2, &[error]);
+    let error = "shm_open cnblogs: a name is a slash and then no other";
+    run(&mut program(SHM, &["reader", "cnblogs"])).failed(1, &[error]);
+}
+
+/// One role in a terminal of its own, meeting the other at a name that no other test uses.
+fn role(role: &str, test: &str) -> Program {
+    let mut program = Program::start(&mut program(SHM, &[role, &name(test)]));
+    program.line_with(&format!("meets the other side at {}", name(test)));
+    program
+}
+
+fn name(test: &str) -> String {
+    format!("/cnblogs-test-{test}-{}", std::process::id())
+}
+
+fn exists(test: &str) -> bool {
+    Path::new("/dev/shm").join(&name(test)[1..]).exists()
+}
+
+#[test]
+fn two_terminals_in_either_order() {
+    for (first, second) in [("writer", "reader"), ("reader", "writer")] {
+        let programs = [(first, role(first, first)), (second, role(second, first))];
+        let story = readme_shows(STORY);
+        for (name, program) in programs {
+            let printed = program.finish().succeeded();
+            let lines = printed.lines().skip(1); // where it meets the other
+            let expected = story.lines().filter(|line| line.trim().starts_with(name));
+            assert!(lines.eq(expected), "{printed}");
+        }
+        assert!(!exists(first));
+    }
+}
+
+/// One role, stopped before it prints what comes after `lines`.
+fn stopped_role(role: &str, test: &str, lines: &[&str]) -> Program {
+    let meets = format!("meets the other side at {}", name(test));
+    let lines = [&[meets.as_str()], lines].concat();
+    let room = lines
+        .iter()
+        .map(|line| format!("{role:>10} | {line}\n").len())
+        .sum();
+    Program::start_stopped_at(&mut program(SHM, &[role, &name(test)]), room)
+}
+
+#[test]
+fn each_notices_that_the_other_was_killed() {
+    // Killed is the role, or the parent that watches it.
+    for victim in ["writer", "shm"] {
+        let test = format!("killed-{victim}-w");
+        let reader = role("reader", &test);
+        let writer = stopped_role("writer", &test, &["write Hello"]);
+        writer.kill(writer.role(victim), Signal::SIGKILL);
+        writer.finish_killed();
+        let gone = format!("read {}: the writer is gone", name(&test));
+        reader.finish().failed(1, &[&gone]);
+        assert!(!exists(&test));
+    }
+    for victim in ["reader", "shm"] {
+        let test = format!("killed-{victim}-r");
+        let writer = role("writer", &test);
+        let reader = stopped_role("reader", &test, &[]);
+        reader.kill(reader.role(victim), Signal::SIGKILL);
+        reader.finish_killed();
+        let gone = format!("flush {}: the reader is gone", name(&test));
+        writer.finish().failed(1, &[&gone]);
+        assert!(!exists(&test));
+    }
+}
+
+#[test]
+fn what_a_killed_run_leaves_is_replaced() {
+    let test = "left";
+    let writer = role("writer", test);
+    writer.kill(writer.pid(), Signal::SIGKILL);
+    writer.finish_killed();
+    assert!(exists(test));
+    let writer = role("writer", test);
+    let reader = role("reader", test);
+    writer.finish().succeeded();
+    reader.finish().succeeded();
+    assert!(!exists(test));
+}
+
+#[test]
+fn a_second_reader_is_refused() {
+    let test = "second";
+    let first = role("reader", test);
+    // It attaches when it reads; as long as it waits, it has.
+    support::wait_for("the reader to wait", &mut || {
+        let second = run(&mut program(SHM, &["reader", &name(test)]));
+        second.stderr.contains("it already has, or had, a reader")
+    });
+    first.kill_group(Signal::SIGINT);
+    first.finish().failed(130, &["stopped by SIGINT"]);
+    assert!(!exists(test));
+}
+
+#[test]
+fn isolation_is_the_one_in_the_readme() {
+    let shown = readme_shows("cargo run -q -p shm isolation");
+    let printed = run(&mut program(SHM, &["isolation"])).succeeded();
+    // What only root may see counts as a frame like any other.
+    let frames = |text: &str| text.replace("hidden (only root may see it)", "0x0");
+    assert_eq!(normalised(&frames(&printed)), normalised(&frames(&shown)));
+
+    let lines = |page: &str| {
+        let lines = printed.lines().filter(|line| line.contains(page));
+        let fields = |line: &str| line.split(' ').map(str::to_owned).collect::<Vec<_>>();
+        lines
+            .map(|line| fields(line.split_once(" at ").unwrap().1))
+            .collect::<Vec<_>>()
+    };
+    for (page, parts) in [("private", true), ("shared", false)] {
+        let [before, same, written, after] = &lines(page)[..] else {
+            panic!("{printed}");
+        };
+        // The same virtual address in both processes, all the time.
+        assert!(
+            [same, written, after]
+                .iter()
+                .all(|line| line[0] == before[0]),
+            "{printed}"
+        );
+        if before[2] != "hidden" {
+            assert_eq!(same[2], before[2], "{printed}");
+            assert_eq!(written[2] != before[2], parts, "{printed}");
+            assert_eq!(after[2], before[2], "{printed}");
+        }
+    }
+}
+
+#[test]
+fn the_race_loses_counts_and_the_semaphore_none() {
+    let shown = readme_shows("cargo run -q -p shm race");
+    let printed = run(&mut program(SHM, &["race"])).succeeded();
+    assert_eq!(normalised(&printed), normalised(&shown));
+    let [counted, all, lost, with, of] = numbers(&printed)[..] else {
+        panic!("{printed}");
+    };
+    assert_eq!(
+        (counted + lost, all, with, of),
+        (20_000, 20_000, 20_000, 20_000)
+    );
+    assert!(lost > 0, "{printed}");
 }

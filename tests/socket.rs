@@ -2,28 +2,333 @@
 
 mod support;
 
-use support::{check_accidents, check_story, program, readme_shows, run};
+use std::io::{BufReader, Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::process::{Command, Stdio};
+
+use nix::sys::signal::Signal;
+use socket::{Address, Stream, connect, read_line, write_line};
+use support::{
+    Program, TempDir, check_accidents, check_story, has, list, program, readme_shows, run, skip,
+};
 
 const SOCKET: &str = env!("CARGO_BIN_EXE_socket");
 
+const STORY: &str = "cargo run -q -p socket";
+
 #[test]
 fn the_story_is_the_one_in_the_readme() {
-    check_story(SOCKET, &[], "cargo run -q -p socket", 20);
+    check_story(SOCKET, &[], STORY, 20);
 }
 
 #[test]
 fn who_is_killed_is_named() {
-    check_accidents(
-        SOCKET,
-        &["server", "client"],
-        &readme_shows("cargo run -q -p socket"),
-    );
+    check_accidents(SOCKET, &["server", "client"], &readme_shows(STORY));
 }
 
 #[test]
 fn bad_arguments_are_refused() {
     let help = run(&mut program(SOCKET, &["--help"])).succeeded();
-    assert!(help.contains("Usage: cargo run -p socket\n"), "{help}");
-    let error = "error: expected no arguments, not 'both ways' (see --help)\n";
-    run(&mut program(SOCKET, &["both", "ways"])).failed(2, &[error]);
+    assert!(help.contains("Usage: cargo run -p socket "), "{help}");
+    let error = "error: expected nothing, 'server [ADDRESS]' or 'client [ADDRESS] [MESSAGE…]', \
+                 not 'x y' (see --help)\n";
+    run(&mut program(SOCKET, &["x", "y"])).failed(2, &[error]);
+    for role in ["server", "client"] {
+        let error = "address '9000': expected HOST:PORT, [IPV6]:PORT or unix:/PATH\n";
+        run(&mut program(SOCKET, &[role, "9000"])).failed(2, &[error]);
+    }
+}
+
+/// A server in a terminal of its own, and the address that it says it listens on.
+fn server(address: &str) -> (Program, String) {
+    let mut server = Program::start(&mut program(SOCKET, &["server", address]));
+    let line = server.line();
+    let (_, address) = line.split_once("listens on ").unwrap();
+    (server, address.to_owned())
+}
+
+/// Ends a server as Ctrl-C does, and returns what it printed.
+#[track_caller]
+fn stop(server: Program) -> String {
+    server.kill_group(Signal::SIGINT);
+    let finished = server.finish();
+    assert_eq!(
+        (finished.code(), &*finished.stderr),
+        (130, "error: stopped by SIGINT\n")
+    );
+    finished.stdout
+}
+
+fn open(address: &str) -> Stream {
+    let address: Address = address.parse().unwrap();
+    connect(&address, None).unwrap()
+}
+
+#[track_caller]
+fn check_echo(stream: &mut Stream, message: &str) {
+    write_line(stream, message).unwrap();
+    let reply = read_line(&mut BufReader::new(stream)).unwrap();
+    assert_eq!(reply.as_deref(), Some(message));
+}
+
+#[test]
+fn two_terminals_over_every_kind_of_address() {
+    let dir = TempDir::new();
+    let unix = format!("unix:{}", dir.join("socket").display());
+    for address in ["127.0.0.1:0", "[::1]:0", "localhost:0", &unix] {
+        let (server, address) = server(address);
+        let mut command = program(SOCKET, &["client", &address, "Hello", "Alpha_Panda"]);
+        let printed = run(&mut command).succeeded();
+        let printed: Vec<_> = printed.lines().map(str::trim).collect();
+        let expected = [
+            "client | send:   Hello",
+            "client | recv:   Hello",
+            "client | send:   Alpha_Panda",
+            "client | recv:   Alpha_Panda",
+        ];
+        assert_eq!(printed, expected);
+        let printed = stop(server);
+        assert!(printed.contains("client 1: connected\n"), "{printed}");
+    }
+    assert_eq!(list(&dir.0), [""; 0], "left behind");
+}
+
+#[test]
+fn messages_can_be_piped_in() {
+    let (server, address) = server("127.0.0.1:0");
+    let mut client = Command::new(SOCKET)
+        .args(["client", &address])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    client
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(b"Hello\nAlpha_Panda")
+        .unwrap();
+    let output = client.wait_with_output().unwrap();
+    let printed = String::from_utf8(output.stdout).unwrap();
+    let received = printed
+        .lines()
+        .filter_map(|line| line.split_once("recv:   "));
+    assert!(
+        received
+            .map(|(_, reply)| reply)
+            .eq(["Hello", "Alpha_Panda"]),
+        "{printed}"
+    );
+    assert!(output.status.success());
+    stop(server);
+}
+
+#[test]
+fn clients_are_served_at_the_same_time() {
+    let (server, address) = server("127.0.0.1:0");
+    let mut streams: Vec<_> = (0..100).map(|_| open(&address)).collect();
+    // The last one is answered although all the others are still there.
+    for (number, stream) in streams.iter_mut().enumerate().rev() {
+        check_echo(stream, &format!("Hello from {number}"));
+    }
+    drop(streams);
+    stop(server);
+}
+
+#[test]
+fn a_client_may_be_slow_or_rude_and_the_others_are_served() {
+    let (server, address) = server("127.0.0.1:0");
+    let mut half = open(&address);
+    half.write_all(b"half a li").unwrap();
+    let mut endless = open(&address);
+    // A line that is too long is answered, and the connection closed.
+    endless
+        .write_all(&vec![b'x'; socket::LONGEST_LINE + 1000])
+        .unwrap();
+    let mut answer = String::new();
+    endless.read_to_string(&mut answer).unwrap();
+    assert_eq!(answer, "error: a line is longer than 65536 bytes\n");
+    let mut junk = open(&address);
+    junk.write_all(b"\xff\n").unwrap();
+    let mut answer = String::new();
+    junk.read_to_string(&mut answer).unwrap();
+    assert_eq!(answer, "error: a line is not UTF-8\n");
+    // Somebody closes without waiting for the answer.
+    let mut gone = open(&address);
+    write_line(&mut gone, "Hello").unwrap();
+    drop(gone);
+    check_echo(&mut open(&address), "Hello");
+    half.write_all(b"ne\n").unwrap();
+    let reply = read_line(&mut BufReader::new(&mut half)).unwrap();
+    assert_eq!(reply.unwrap(), "half a line");
+    stop(server);
+}
+
+#[test]
+fn nc_can_be_the_client() {
+    let (server, address) = server("127.0.0.1:0");
+    let port = address.rsplit_once(':').unwrap().1;
+    let mut nc = Command::new("nc");
+    let nc = nc
+        .args(["127.0.0.1", port])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped());
+    if let Ok(mut nc) = nc.spawn() {
+        nc.stdin.as_mut().unwrap().write_all(b"Hello\n").unwrap();
+        let mut answer = BufReader::new(nc.stdout.take().unwrap());
+        assert_eq!(read_line(&mut answer).unwrap().unwrap(), "Hello");
+        nc.kill().unwrap();
+        nc.wait().unwrap();
+    } else {
+        skip("no nc here");
+    }
+    stop(server);
+}
+
+#[test]
+fn python_can_be_either_side() {
+    if !has("python3") {
+        return skip("no python3 here");
+    }
+    let python = |code: &str| {
+        let mut command = Command::new("python3");
+        command.args(["-c", code]).stdout(Stdio::piped());
+        command.spawn().unwrap()
+    };
+    let (server, address) = server("127.0.0.1:0");
+    let port = address.rsplit_once(':').unwrap().1;
+    let client = format!(
+        "
+import socket
+stream = socket.create_connection(('127.0.0.1', {port}))
+stream.sendall(b'Hello\\n')
+print(stream.makefile().readline(), end='')
+"
+    );
+    let output = python(&client).wait_with_output().unwrap();
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), "Hello\n");
+    stop(server);
+
+    let mut server = python(
+        "
+import socket
+listener = socket.create_server(('127.0.0.1', 0))
+print(listener.getsockname()[1], flush=True)
+stream, _ = listener.accept()
+stream.sendall(stream.makefile().readline().upper().encode())
+",
+    );
+    let mut port = BufReader::new(server.stdout.take().unwrap());
+    let port = read_line(&mut port).unwrap().unwrap();
+    let address = format!("127.0.0.1:{port}");
+    let printed = run(&mut program(SOCKET, &["client", &address, "Hello"])).succeeded();
+    assert!(printed.ends_with("recv:   HELLO\n"), "{printed}");
+    assert!(server.wait().unwrap().success());
+}
+
+/// Two hosts: network namespaces, joined by a cable (veth).
+struct Hosts([String; 2]);
+
+impl Hosts {
+    fn new() -> Option<Hosts> {
+        let id = std::process::id();
+        let names = [format!("ipc-{id}-a"), format!("ipc-{id}-b")];
+        let hosts = Hosts(names); // from here on they are removed
+        let [a, b] = &hosts.0;
+        let (x, y) = (format!("v{id}a"), format!("v{id}b"));
+        for command in [
+            format!("netns add {a}"),
+            format!("netns add {b}"),
+            format!("link add {x} netns {a} type veth peer name {y} netns {b}"),
+            format!("-n {a} address add 192.0.2.1/24 dev {x}"),
+            format!("-n {b} address add 192.0.2.2/24 dev {y}"),
+            format!("-n {a} link set {x} up"),
+            format!("-n {b} link set {y} up"),
+        ] {
+            let ip = Command::new("ip").args(command.split(' ')).output();
+            if !ip.is_ok_and(|output| output.status.success()) {
+                return None;
+            }
+        }
+        Some(hosts)
+    }
+
+    /// Our program on one of the hosts.
+    fn program(&self, host: usize, args: &[&str]) -> Command {
+        let mut command = program("ip", &["netns", "exec", &self.0[host], SOCKET]);
+        command.args(args);
+        command
+    }
+}
+
+impl Drop for Hosts {
+    fn drop(&mut self) {
+        for name in &self.0 {
+            let _ = Command::new("ip").args(["netns", "delete", name]).output();
+        }
+    }
+}
+
+#[test]
+fn a_client_on_another_host() {
+    let Some(hosts) = Hosts::new() else {
+        return skip("no network namespaces (they need root, and ip from iproute2)");
+    };
+    let mut server = Program::start(&mut hosts.program(0, &["server", "192.0.2.1:9000"]));
+    server.line_with("listens on 192.0.2.1:9000");
+    let client = ["client", "192.0.2.1:9000", "Hello"];
+    let printed = run(&mut hosts.program(1, &client)).succeeded();
+    assert!(printed.ends_with("recv:   Hello\n"), "{printed}");
+    stop(server);
+    let refused = "connect 192.0.2.1:9000: Connection refused";
+    run(&mut hosts.program(1, &client)).failed(1, &[refused]);
+}
+
+#[test]
+fn a_socket_file_is_private_and_never_somebody_else_s() {
+    let dir = TempDir::new();
+    let path = dir.join("socket");
+    let address = format!("unix:{}", path.display());
+    let (first, _) = server(&address);
+    let mode = path.metadata().unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let busy = format!("listen {address}: another server listens there");
+    run(&mut program(SOCKET, &["server", &address])).failed(1, &[&busy]);
+    // What a killed server leaves is replaced.
+    first.kill(first.pid(), Signal::SIGKILL);
+    first.finish_killed();
+    assert!(path.exists());
+    let (second, _) = server(&address);
+    check_echo(&mut open(&address), "Hello");
+    stop(second);
+    assert!(!path.exists());
+    // Anything else is left alone.
+    std::fs::write(&path, "precious").unwrap();
+    let error = format!("listen {address}: exists and is not a socket");
+    run(&mut program(SOCKET, &["server", &address])).failed(1, &[&error]);
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
+}
+
+#[test]
+fn errors_name_the_call_and_the_address() {
+    let (server, address) = server("127.0.0.1:0");
+    let error = format!("error: bind {address}: Address already in use");
+    run(&mut program(SOCKET, &["server", &address])).failed(1, &[&error]);
+    stop(server);
+    let error = format!("client: error: connect {address}: Connection refused");
+    run(&mut program(SOCKET, &["client", &address, "Hello"])).failed(1, &[&error]);
+    let error = "connect unix:/nonexistent/socket: No such file or directory";
+    run(&mut program(
+        SOCKET,
+        &["client", "unix:/nonexistent/socket"],
+    ))
+    .failed(1, &[error]);
+    let error = "bind 192.0.2.99:9000: Cannot assign requested address";
+    run(&mut program(SOCKET, &["server", "192.0.2.99:9000"])).failed(1, &[error]);
+    let error = "resolve no-such-host.invalid:9000: ";
+    run(&mut program(
+        SOCKET,
+        &["client", "no-such-host.invalid:9000"],
+    ))
+    .failed(1, &[error]);
 }

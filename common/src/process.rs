@@ -240,16 +240,26 @@ pub fn supervise(processes: impl IntoIterator<Item = Process>) -> Result<()> {
                 failures.extend(process.wait(None)?);
             }
             drop(running); // kills and reaps the others
+            // Ctrl-C goes to the children too, and one may be gone before we look at our own
+            // signals. With SIGCHLD pending sigwait(3) does not wait, and it takes the lowest:
+            // the stop signals come before SIGCHLD.
+            kill(getpid(), Signal::SIGCHLD).context("kill")?;
+            stop_if_asked()?;
             return Err(failures.into_iter().min().context("at least one")?.into());
         }
         running.retain(|process| !process.reaped);
         if running.is_empty() {
             return Ok(());
         }
-        match supervised_signals().wait().context("sigwait")? {
-            Signal::SIGCHLD => {}
-            signal => return Err(Stopped(signal).into()),
-        }
+        stop_if_asked()?;
+    }
+}
+
+/// Waits for a signal; all but SIGCHLD are an error.
+fn stop_if_asked() -> Result<()> {
+    match supervised_signals().wait().context("sigwait")? {
+        Signal::SIGCHLD => Ok(()),
+        signal => Err(Stopped(signal).into()),
     }
 }
 

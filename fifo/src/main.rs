@@ -36,9 +36,9 @@ pipe.in and pipe.out in DIR (default: the current directory).
 fn main() -> ExitCode {
     common::main(HELP, |args| match args {
         [] => both(),
-        ["consumer"] => terminals::consumer(Path::new(".")),
+        ["consumer"] => terminals::consumer(Path::new("")),
         ["consumer", dir] => terminals::consumer(Path::new(dir)),
-        ["producer"] => terminals::producer(Path::new(".")),
+        ["producer"] => terminals::producer(Path::new("")),
         ["producer", dir] => terminals::producer(Path::new(dir)),
         _ => expected(args, "nothing, 'consumer [DIR]' or 'producer [DIR]'"),
     })

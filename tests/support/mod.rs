@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -59,7 +59,9 @@ impl Finished {
 pub struct Program {
     child: Child,
     temp: TempDir,
-    stdout: File,
+    stdout: BufReader<File>,
+    /// What [`Program::line`] has read of it.
+    printed: String,
     stderr: File,
     shm_before: Vec<String>,
 }
@@ -123,7 +125,8 @@ impl Program {
         Program {
             child,
             temp,
-            stdout,
+            stdout: BufReader::new(stdout),
+            printed: String::new(),
             stderr,
             shm_before,
         }
@@ -154,17 +157,44 @@ impl Program {
         killpg(self.pid(), signal).unwrap();
     }
 
+    /// Waits for the next line of output.
+    #[track_caller]
+    pub fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.stdout.read_line(&mut line).unwrap();
+        self.printed.push_str(&line);
+        assert!(line.ends_with('\n'), "it ended; so far:\n{}", self.printed);
+        line.trim().to_owned()
+    }
+
+    /// Waits for a line of output that ends like this.
+    #[track_caller]
+    pub fn line_with(&mut self, end: &str) -> String {
+        loop {
+            let line = self.line();
+            if line.ends_with(end) {
+                return line;
+            }
+        }
+    }
+
     /// Reads all output until the end, and checks that nothing is left behind.
     #[track_caller]
     pub fn finish(self) -> Finished {
-        let (finished, temp) = self.finish_killed();
+        let (finished, temp) = self.read_to_end();
         assert_eq!(list(&temp.0), [""; 0], "left in TMPDIR");
         finished
     }
 
-    /// Like `finish`, but after `kill -9` of the parent, files may be left; here they are.
+    /// Like `finish`, after `kill -9` of the first process: its children end, but files may be left.
     #[track_caller]
-    pub fn finish_killed(mut self) -> (Finished, TempDir) {
+    pub fn finish_killed(self) -> Finished {
+        // Only then is the output read: a child that waits to print must not go on.
+        wait_for("the process group to end", &mut || !group_runs(self.pid()));
+        self.read_to_end().0
+    }
+
+    fn read_to_end(mut self) -> (Finished, TempDir) {
         let mut stderr = String::new();
         let mut stdout = Vec::new();
         // The end of both comes when the last process that holds them has ended.
@@ -189,7 +219,7 @@ impl Program {
         let filler = stdout.iter().take_while(|byte| **byte == FILLER).count();
         let finished = Finished {
             status,
-            stdout: String::from_utf8(stdout.split_off(filler)).unwrap(),
+            stdout: self.printed + &String::from_utf8(stdout.split_off(filler)).unwrap(),
             stderr,
         };
         (finished, self.temp)
@@ -309,6 +339,47 @@ pub fn readme_shows(command: &str) -> String {
     shown.split_once("```").unwrap().0.to_owned()
 }
 
+/// Takes out what differs from run to run: each number and each address becomes one sign.
+pub fn normalised(text: &str) -> String {
+    let mut result = String::new();
+    let mut rest = text;
+    while let Some(first) = rest.chars().next() {
+        let hex = rest.strip_prefix("0x");
+        rest = if let Some(hex) = hex {
+            result.push_str("0x#");
+            hex.trim_start_matches(|digit: char| digit.is_ascii_hexdigit())
+        } else if first.is_ascii_digit() {
+            result.push('#');
+            rest.trim_start_matches(|digit: char| digit.is_ascii_digit())
+        } else {
+            result.push(first);
+            &rest[first.len_utf8()..]
+        };
+    }
+    result
+}
+
+/// The numbers in a text.
+pub fn numbers(text: &str) -> Vec<u64> {
+    let parts = text.split(|char: char| !char.is_ascii_digit());
+    parts.flat_map(|part| part.parse()).collect()
+}
+
+/// Says that a test did not run, where cargo shows it (libtest hides what a test prints).
+pub fn skip(why: &str) {
+    let line = format!(
+        "SKIPPED {}: {why}\n",
+        std::thread::current().name().unwrap()
+    );
+    std::io::stderr().write_all(line.as_bytes()).unwrap();
+}
+
+/// Whether a command can be run here.
+pub fn has(command: &str) -> bool {
+    let status = Command::new(command).arg("--version").output();
+    status.is_ok_and(|output| output.status.success())
+}
+
 /// Checks a story: `times` runs at once, each printing just what the README shows.
 #[track_caller]
 pub fn check_story(exe: &str, args: &[&str], command: &str, times: usize) {
@@ -330,7 +401,7 @@ pub fn check_story(exe: &str, args: &[&str], command: &str, times: usize) {
 pub fn check_accidents(exe: &str, roles: &[&str], story: &str) {
     // Nobody reads: the talk goes on unheard.
     let mut closed = Program::start(&mut program(exe, &[]));
-    closed.stdout = pipe().0;
+    closed.stdout = BufReader::new(pipe().0);
     assert_eq!(closed.finish().code(), 0);
     // The disk is full: the process that could not print says so.
     let full = fs::OpenOptions::new()
