@@ -20,12 +20,7 @@ fn the_story_is_the_one_in_the_readme() {
 
 #[test]
 fn half_duplex_is_the_one_in_the_readme() {
-    check_story(
-        PIPE,
-        &["half-duplex"],
-        "cargo run -q -p pipe half-duplex",
-        20,
-    );
+    check_story(PIPE, &["half-duplex"], "cargo run -q -p pipe half-duplex", 20);
 }
 
 #[test]
@@ -58,10 +53,7 @@ fn ends(pid: Pid) -> BTreeSet<(String, bool)> {
             let info = fs::read_to_string(format!("/proc/{pid}/fdinfo/{fd}")).unwrap();
             let flags = info.lines().find_map(|line| line.strip_prefix("flags:\t"));
             // The last octal digit is the access mode: 1 is O_WRONLY.
-            (
-                pipe.to_str().unwrap().to_owned(),
-                flags.unwrap().ends_with('1'),
-            )
+            (pipe.to_str().unwrap().to_owned(), flags.unwrap().ends_with('1'))
         })
         .collect()
 }
@@ -97,12 +89,7 @@ send = Connection(1, readable=False).send_bytes
 /// Waits for Python to end well, and returns what it wrote to stderr.
 fn ended(mut python: Child) -> String {
     let mut stderr = String::new();
-    python
-        .stderr
-        .take()
-        .unwrap()
-        .read_to_string(&mut stderr)
-        .unwrap();
+    python.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
     assert!(python.wait().unwrap().success(), "{stderr}");
     stderr
 }

@@ -63,10 +63,7 @@ fn failures_are_named() {
         let child = Process::spawn("child", body).unwrap();
         child.join().unwrap_err().to_string()
     };
-    assert_eq!(
-        join(|| bail!("on purpose")),
-        "child failed with exit status 1"
-    );
+    assert_eq!(join(|| bail!("on purpose")), "child failed with exit status 1");
     assert_eq!(join(|| panic!("on purpose")), "child panicked");
     let killed = join(|| Ok(raise(Signal::SIGKILL)?));
     assert_eq!(killed, "child was killed by SIGKILL");
@@ -84,20 +81,16 @@ fn a_process_with_threads_is_refused() {
     let thread = std::thread::spawn(move || wait.read(&mut [0]).unwrap());
     let error = Process::spawn("child", || Ok(())).unwrap_err();
     let error = format!("{error:#}");
-    assert_eq!(
-        error,
-        "spawn child: this process has 2 threads; fork before starting any"
-    );
+    assert_eq!(error, "spawn child: this process has 2 threads; fork before starting any");
     drop(go);
     thread.join().unwrap();
     Process::spawn("child", || Ok(())).unwrap().join().unwrap();
 }
 
 fn each_process_closes_the_other_s_end() {
-    let (child, mut read) = Process::spawn_with("child", pipe(), |mut write| {
-        Ok(write.write_all(b"Data@subprocess")?)
-    })
-    .unwrap();
+    let (child, mut read) =
+        Process::spawn_with("child", pipe(), |mut write| Ok(write.write_all(b"Data@subprocess")?))
+            .unwrap();
     // Were a copy of the other end still open here, this would wait for ever.
     let mut text = String::new();
     read.read_to_string(&mut text).unwrap();
@@ -172,10 +165,9 @@ fn the_one_that_was_killed_is_named() {
     // The one fails because the other is gone, and may well be noticed first.
     for _ in 0..200 {
         let (read, write) = pipe();
-        let (victim, read) = Process::spawn_with("victim", (read, write), |_write| {
-            Ok(raise(Signal::SIGKILL)?)
-        })
-        .unwrap();
+        let (victim, read) =
+            Process::spawn_with("victim", (read, write), |_write| Ok(raise(Signal::SIGKILL)?))
+                .unwrap();
         let peer = Process::spawn("peer", move || match (&read).read(&mut [0])? {
             0 => bail!("the victim is gone"),
             _ => Ok(()),

@@ -23,18 +23,13 @@ fn the_limits_are_the_ones_in_the_readme() {
 #[test]
 fn workers_do_each_job_once() {
     let shown = readme_shows("cargo run -q -p queue workers");
-    let programs: Vec<_> = (0..5)
-        .map(|_| Program::start(&mut program(QUEUE, &["workers"])))
-        .collect();
+    let programs: Vec<_> =
+        (0..5).map(|_| Program::start(&mut program(QUEUE, &["workers"]))).collect();
     for program in programs {
         let printed = program.finish().succeeded();
         assert_eq!(normalised(&printed), normalised(&shown));
         let did = printed.lines().filter(|line| line.contains(" did "));
-        assert_eq!(
-            did.map(|line| numbers(line)[1]).sum::<u64>(),
-            1000,
-            "{printed}"
-        );
+        assert_eq!(did.map(|line| numbers(line)[1]).sum::<u64>(), 1000, "{printed}");
     }
 }
 

@@ -68,10 +68,7 @@ fn two_terminals_in_either_order() {
 fn stopped_role(role: &str, test: &str, lines: &[&str]) -> Program {
     let meets = format!("meets the other side at {}", name(test));
     let lines = [&[meets.as_str()], lines].concat();
-    let room = lines
-        .iter()
-        .map(|line| format!("{role:>10} | {line}\n").len())
-        .sum();
+    let room = lines.iter().map(|line| format!("{role:>10} | {line}\n").len()).sum();
     Program::start_stopped_at(&mut program(SHM, &[role, &name(test)]), room)
 }
 
@@ -139,21 +136,14 @@ fn isolation_is_the_one_in_the_readme() {
     let lines = |page: &str| {
         let lines = printed.lines().filter(|line| line.contains(page));
         let fields = |line: &str| line.split(' ').map(str::to_owned).collect::<Vec<_>>();
-        lines
-            .map(|line| fields(line.split_once(" at ").unwrap().1))
-            .collect::<Vec<_>>()
+        lines.map(|line| fields(line.split_once(" at ").unwrap().1)).collect::<Vec<_>>()
     };
     for (page, parts) in [("private", true), ("shared", false)] {
         let [before, same, written, after] = &lines(page)[..] else {
             panic!("{printed}");
         };
         // The same virtual address in both processes, all the time.
-        assert!(
-            [same, written, after]
-                .iter()
-                .all(|line| line[0] == before[0]),
-            "{printed}"
-        );
+        assert!([same, written, after].iter().all(|line| line[0] == before[0]), "{printed}");
         if before[2] != "hidden" {
             assert_eq!(same[2], before[2], "{printed}");
             assert_eq!(written[2] != before[2], parts, "{printed}");
@@ -170,9 +160,6 @@ fn the_race_loses_counts_and_the_semaphore_none() {
     let [counted, all, lost, with, of] = numbers(&printed)[..] else {
         panic!("{printed}");
     };
-    assert_eq!(
-        (counted + lost, all, with, of),
-        (20_000, 20_000, 20_000, 20_000)
-    );
+    assert_eq!((counted + lost, all, with, of), (20_000, 20_000, 20_000, 20_000));
     assert!(lost > 0, "{printed}");
 }

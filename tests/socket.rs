@@ -52,10 +52,7 @@ fn server(address: &str) -> (Program, String) {
 fn stop(server: Program) -> String {
     server.kill_group(Signal::SIGINT);
     let finished = server.finish();
-    assert_eq!(
-        (finished.code(), &*finished.stderr),
-        (130, "error: stopped by SIGINT\n")
-    );
+    assert_eq!((finished.code(), &*finished.stderr), (130, "error: stopped by SIGINT\n"));
     finished.stdout
 }
 
@@ -102,23 +99,11 @@ fn messages_can_be_piped_in() {
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    client
-        .stdin
-        .take()
-        .unwrap()
-        .write_all(b"Hello\nAlpha_Panda")
-        .unwrap();
+    client.stdin.take().unwrap().write_all(b"Hello\nAlpha_Panda").unwrap();
     let output = client.wait_with_output().unwrap();
     let printed = String::from_utf8(output.stdout).unwrap();
-    let received = printed
-        .lines()
-        .filter_map(|line| line.split_once("recv:   "));
-    assert!(
-        received
-            .map(|(_, reply)| reply)
-            .eq(["Hello", "Alpha_Panda"]),
-        "{printed}"
-    );
+    let received = printed.lines().filter_map(|line| line.split_once("recv:   "));
+    assert!(received.map(|(_, reply)| reply).eq(["Hello", "Alpha_Panda"]), "{printed}");
     assert!(output.status.success());
     stop(server);
 }
@@ -142,9 +127,7 @@ fn a_client_may_be_slow_or_rude_and_the_others_are_served() {
     half.write_all(b"half a li").unwrap();
     let mut endless = open(&address);
     // A line that is too long is answered, and the connection closed.
-    endless
-        .write_all(&vec![b'x'; socket::LONGEST_LINE + 1000])
-        .unwrap();
+    endless.write_all(&vec![b'x'; socket::LONGEST_LINE + 1000]).unwrap();
     let mut answer = String::new();
     endless.read_to_string(&mut answer).unwrap();
     assert_eq!(answer, "error: a line is longer than 65536 bytes\n");
@@ -169,10 +152,7 @@ fn nc_can_be_the_client() {
     let (server, address) = server("127.0.0.1:0");
     let port = address.rsplit_once(':').unwrap().1;
     let mut nc = Command::new("nc");
-    let nc = nc
-        .args(["127.0.0.1", port])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped());
+    let nc = nc.args(["127.0.0.1", port]).stdin(Stdio::piped()).stdout(Stdio::piped());
     if let Ok(mut nc) = nc.spawn() {
         nc.stdin.as_mut().unwrap().write_all(b"Hello\n").unwrap();
         let mut answer = BufReader::new(nc.stdout.take().unwrap());
@@ -318,17 +298,9 @@ fn errors_name_the_call_and_the_address() {
     let error = format!("client: error: connect {address}: Connection refused");
     run(&mut program(SOCKET, &["client", &address, "Hello"])).failed(1, &[&error]);
     let error = "connect unix:/nonexistent/socket: No such file or directory";
-    run(&mut program(
-        SOCKET,
-        &["client", "unix:/nonexistent/socket"],
-    ))
-    .failed(1, &[error]);
+    run(&mut program(SOCKET, &["client", "unix:/nonexistent/socket"])).failed(1, &[error]);
     let error = "bind 192.0.2.99:9000: Cannot assign requested address";
     run(&mut program(SOCKET, &["server", "192.0.2.99:9000"])).failed(1, &[error]);
     let error = "resolve no-such-host.invalid:9000: ";
-    run(&mut program(
-        SOCKET,
-        &["client", "no-such-host.invalid:9000"],
-    ))
-    .failed(1, &[error]);
+    run(&mut program(SOCKET, &["client", "no-such-host.invalid:9000"])).failed(1, &[error]);
 }

@@ -32,10 +32,7 @@ macro_rules! say {
 pub fn set_role(name: &str) {
     // The same role has the same colour in every program and every terminal.
     let sum: usize = name.bytes().map(usize::from).sum();
-    *lock() = Some(Role {
-        name: name.to_owned(),
-        colour: COLOURS[sum % COLOURS.len()],
-    });
+    *lock() = Some(Role { name: name.to_owned(), colour: COLOURS[sum % COLOURS.len()] });
 }
 
 /// What [`say!`] calls.
@@ -61,10 +58,7 @@ pub fn say_line(text: fmt::Arguments) {
 /// Writes `text` to stdout in one piece.
 pub(crate) fn print(text: &str) {
     let mut stdout = io::stdout().lock();
-    match stdout
-        .write_all(text.as_bytes())
-        .and_then(|()| stdout.flush())
-    {
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
         // Like println!, but a reader that went away is no reason to panic.
         Err(error) if error.kind() != ErrorKind::BrokenPipe => panic!("write stdout: {error}"),
         _ => {}

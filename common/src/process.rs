@@ -69,12 +69,7 @@ impl Process {
         let _ = io::stdout().flush();
         let parent = getpid();
         match sys::fork().with_context(|| format!("fork {name}"))? {
-            Some(pid) => Ok(Process {
-                name: name.to_owned(),
-                pid,
-                parent,
-                reaped: false,
-            }),
+            Some(pid) => Ok(Process { name: name.to_owned(), pid, parent, reaped: false }),
             None => {
                 log::set_role(name);
                 sys::exit(run_child(name, parent, body));
@@ -154,9 +149,9 @@ impl Process {
                 Some(Failure::Killed(format!("{name} was killed by {signal}")))
             }
             WaitStatus::Exited(_, PANICKED) => Some(Failure::Panicked(format!("{name} panicked"))),
-            WaitStatus::Exited(_, code) => Some(Failure::Failed(format!(
-                "{name} failed with exit status {code}"
-            ))),
+            WaitStatus::Exited(_, code) => {
+                Some(Failure::Failed(format!("{name} failed with exit status {code}")))
+            }
             other => Some(Failure::Failed(format!("{name} ended: {other:?}"))),
         })
     }
@@ -167,10 +162,7 @@ impl Process {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
         // The flags are the seventh field after the name, which is in brackets: proc(5).
         let fields = stat.rsplit(") ").next().unwrap_or_default();
-        let flags = fields
-            .split(' ')
-            .nth(6)
-            .and_then(|flags| flags.parse().ok());
+        let flags = fields.split(' ').nth(6).and_then(|flags| flags.parse().ok());
         flags.unwrap_or(0) & PF_EXITING != 0
     }
 }
@@ -211,9 +203,8 @@ pub fn hold_signals() -> Result<()> {
     }
     // Where our parent ignored SIGCHLD, the kernel would not tell us of a child's end.
     sys::default_sigchld().context("sigaction SIGCHLD")?;
-    let original = supervised_signals()
-        .thread_swap_mask(SigmaskHow::SIG_BLOCK)
-        .context("pthread_sigmask")?;
+    let original =
+        supervised_signals().thread_swap_mask(SigmaskHow::SIG_BLOCK).context("pthread_sigmask")?;
     ORIGINAL_MASK.get_or_init(|| original);
     Ok(())
 }
@@ -302,9 +293,7 @@ fn refuse_threads() -> Result<()> {
     // The kernel can list a thread for 2 ms after it was joined, and offers nothing to wait for.
     let deadline = Instant::now() + Duration::from_millis(100);
     loop {
-        let threads = std::fs::read_dir("/proc/self/task")
-            .context("read /proc/self/task")?
-            .count();
+        let threads = std::fs::read_dir("/proc/self/task").context("read /proc/self/task")?.count();
         if threads == 1 {
             return Ok(());
         }

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use common::{Process, hold_signals, say, supervise};
 
-use crate::{REPLIES, REQUESTS};
+use crate::{REPLIES, REQUESTS, read};
 
 /// Runs the consumer: echoes lines, of any number of producers, until one is `exit`.
 pub fn consumer(dir: &Path) -> Result<()> {
@@ -44,16 +44,14 @@ fn serve(dir: &Path) -> Result<()> {
     let (requests_path, replies_path) = (dir.join(REQUESTS), dir.join(REPLIES));
     say!("waits for a writer at {REQUESTS}");
     let mut requests = BufReader::new(fifo::open_reader(&requests_path, None)?);
+    // A writer of our own, which never writes: without it the end of each `echo` would be the
+    // end of the stream, and to open again could miss what was written in between.
+    let _never_the_last_writer = fifo::open_writer(&requests_path, None)?;
     say!("waits for a reader at {REPLIES}");
     let mut replies = fifo::open_writer(&replies_path, None)?;
+    say!("echoes each line");
     loop {
-        let Some(message) = fifo::read_line(&mut requests).context("read pipe.in")? else {
-            // Opened again before the old one is closed: a writer that comes in between would
-            // find no reader, and be killed by SIGPIPE.
-            say!("the last writer has left, waits for another at {REQUESTS}");
-            requests = BufReader::new(fifo::open_reader(&requests_path, None)?);
-            continue;
-        };
+        let message = read(&mut requests, REQUESTS)?;
         if message == "exit" {
             say!("read  exit  from {REQUESTS}");
             return Ok(());

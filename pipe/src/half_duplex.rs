@@ -19,15 +19,10 @@ pub fn both() -> Result<()> {
 }
 
 fn parent(mut conn1: Receiver) -> Result<()> {
-    let message = conn1
-        .recv()?
-        .context("recv: the other side closed the pipe")?;
+    let message = conn1.recv()?.context("recv: the other side closed the pipe")?;
     say!("received {}", String::from_utf8_lossy(&message));
     // Only since this process has closed its copy of conn2 does the end ever come.
-    ensure!(
-        conn1.recv()?.is_none(),
-        "recv: expected the end of the stream"
-    );
+    ensure!(conn1.recv()?.is_none(), "recv: expected the end of the stream");
     say!("received the end of the stream");
     Ok(())
 }

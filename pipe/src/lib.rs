@@ -98,14 +98,8 @@ pub fn duplex() -> io::Result<(Connection, Connection)> {
     let (here, to_here) = simplex()?;
     let (there, to_there) = simplex()?;
     Ok((
-        Connection {
-            receiver: here,
-            sender: to_there,
-        },
-        Connection {
-            receiver: there,
-            sender: to_here,
-        },
+        Connection { receiver: here, sender: to_there },
+        Connection { receiver: there, sender: to_here },
     ))
 }
 
@@ -251,12 +245,7 @@ impl Connection {
 /// The reading end of any pipe, FIFO or stream socket, for instance an inherited one.
 impl From<OwnedFd> for Receiver {
     fn from(fd: OwnedFd) -> Receiver {
-        Receiver {
-            file: fd.into(),
-            buffer: vec![0; CHUNK],
-            start: 0,
-            end: 0,
-        }
+        Receiver { file: fd.into(), buffer: vec![0; CHUNK], start: 0, end: 0 }
     }
 }
 

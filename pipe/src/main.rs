@@ -59,8 +59,6 @@ fn subprocess(mut conn2: Connection) -> Result<()> {
 
 /// Receives a text. The end of the stream is an error here, since both are promised a message.
 fn recv(connection: &mut Connection) -> Result<String> {
-    let message = connection
-        .recv()?
-        .context("recv: the other side closed the pipe")?;
+    let message = connection.recv()?.context("recv: the other side closed the pipe")?;
     String::from_utf8(message).context("recv: the message is not UTF-8")
 }

@@ -104,9 +104,7 @@ impl<T: Serialize + DeserializeOwned> Queue<T> {
         }
         let most = 1 + OsIpcSender::get_max_fragment_size() / buffer_cost(0);
         let Some(slots) = u32::try_from(capacity).ok().filter(|_| capacity <= most) else {
-            return invalid(format!(
-                "a socket's buffer holds at most {most} values here"
-            ));
+            return invalid(format!("a socket's buffer holds at most {most} values here"));
         };
         let (sender, receiver) = ipc::channel().map_err(|e| failed("socketpair", e))?;
         Ok(Queue {
@@ -264,9 +262,7 @@ impl Semaphore {
             match self.0.write(1) {
                 Err(Errno::EINTR) => {}
                 given => {
-                    return given
-                        .map(drop)
-                        .map_err(|e| failed("write (eventfd)", e.into()));
+                    return given.map(drop).map_err(|e| failed("write (eventfd)", e.into()));
                 }
             }
         }
@@ -308,10 +304,7 @@ fn ipc_failed(call: &str, error: IpcError) -> io::Error {
 }
 
 fn invalid(error: impl fmt::Display) -> io::Error {
-    io::Error::new(
-        ErrorKind::InvalidData,
-        format!("encode or decode a value: {error}"),
-    )
+    io::Error::new(ErrorKind::InvalidData, format!("encode or decode a value: {error}"))
 }
 
 #[cfg(test)]
@@ -336,10 +329,8 @@ mod tests {
         assert!(matches!(queue.try_get(), Err(GetError::Empty)));
         queue.try_put("Orange".to_owned()).unwrap();
         let soon = Duration::from_millis(2);
-        for full in [
-            queue.try_put("Apple".to_owned()),
-            queue.put_timeout("Apple".to_owned(), soon),
-        ] {
+        for full in [queue.try_put("Apple".to_owned()), queue.put_timeout("Apple".to_owned(), soon)]
+        {
             assert!(matches!(full, Err(PutError::Full(apple)) if apple == "Apple"));
         }
         assert_eq!(queue.try_get().unwrap(), "Orange");
@@ -350,9 +341,7 @@ mod tests {
     fn a_queue_that_is_not_full_never_makes_a_put_wait() {
         let most = 1 + OsIpcSender::get_max_fragment_size() / buffer_cost(0);
         for capacity in [1, 2, 3, 10, 100, most] {
-            for length in [
-                0, 1, 100, 200, 700, 2000, 7000, 15_000, 60_000, 212_000, 300_000,
-            ] {
+            for length in [0, 1, 100, 200, 700, 2000, 7000, 15_000, 60_000, 212_000, 300_000] {
                 let queue = Queue::new(capacity).unwrap();
                 for _ in 0..capacity {
                     queue.try_put(ByteBuf::from(vec![7; length])).unwrap();
@@ -394,10 +383,7 @@ mod tests {
             }
         }
         let queue = Queue::new(1).unwrap();
-        assert_eq!(
-            queue.put(Odd(0)).unwrap_err().kind(),
-            ErrorKind::InvalidData
-        );
+        assert_eq!(queue.put(Odd(0)).unwrap_err().kind(), ErrorKind::InvalidData);
         queue.try_put(Odd(1)).unwrap();
         assert_eq!(queue.try_get().unwrap().0, 1);
     }

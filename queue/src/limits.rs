@@ -73,10 +73,7 @@ fn own_item() -> Result<()> {
         say!("put         \"Orange\", for the consumer");
         shared.put("Orange".into())?;
         // Meant as "wait for the result". But whoever gets first gets it.
-        say!(
-            "get         {:?}: its own, from the same queue",
-            shared.get()?
-        );
+        say!("get         {:?}: its own, from the same queue", shared.get()?);
         Ok(())
     })?;
     supervise([producer])

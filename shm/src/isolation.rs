@@ -48,14 +48,8 @@ pub fn both() -> Result<()> {
 
     say!("private page at {}", describe(&private.0)?);
     say!("shared  page at {}", describe(shared.bytes())?);
-    ensure!(
-        read(&private.0) == "Hello",
-        "the private page is not private"
-    );
-    ensure!(
-        read(shared.bytes()) == "Alpha_Panda",
-        "the shared page is not shared"
-    );
+    ensure!(read(&private.0) == "Hello", "the private page is not private");
+    ensure!(read(shared.bytes()) == "Alpha_Panda", "the shared page is not shared");
     Ok(())
 }
 
@@ -67,10 +61,7 @@ fn write(page: &[AtomicU8], text: &str) {
 
 fn read(page: &[AtomicU8]) -> String {
     let bytes = page.iter().map(|byte| byte.load(Ordering::Relaxed));
-    bytes
-        .take_while(|byte| *byte != 0)
-        .map(char::from)
-        .collect()
+    bytes.take_while(|byte| *byte != 0).map(char::from).collect()
 }
 
 /// Where a page is, virtually and really, and what it says.

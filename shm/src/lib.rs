@@ -37,10 +37,7 @@
 //! - A process killed in the middle of its turn never ends it. Each side can tell that the other
 //!   is gone by a lock that the kernel releases, and fails instead of waiting for ever.
 
-#![expect(
-    unsafe_code,
-    reason = "semaphores, and raw memory that others write to"
-)]
+#![expect(unsafe_code, reason = "semaphores, and raw memory that others write to")]
 
 use std::cell::{OnceCell, UnsafeCell};
 use std::fs::{File, OpenOptions};
@@ -93,12 +90,7 @@ impl SharedMemory {
             .map_err(|e| named("posix_fallocate", name, e.into()))?;
         let map = map(name, &file, size)?;
         std::mem::forget(unlinker);
-        Ok(SharedMemory {
-            name: name.to_owned(),
-            file,
-            map,
-            creator: Some(std::process::id()),
-        })
+        Ok(SharedMemory { name: name.to_owned(), file, map, creator: Some(std::process::id()) })
     }
 
     /// Maps the whole of what another process made under `name`.
@@ -230,14 +222,8 @@ impl Mailbox {
         let size = size_of::<Header>().saturating_add(capacity);
         let mailbox = Mailbox::new(SharedMemory::create(name, size)?);
         let header = mailbox.header();
-        header
-            .filled
-            .init(0)
-            .map_err(|e| mailbox.named("sem_init", e))?;
-        header
-            .empty
-            .init(1)
-            .map_err(|e| mailbox.named("sem_init", e))?;
+        header.filled.init(0).map_err(|e| mailbox.named("sem_init", e))?;
+        header.empty.init(1).map_err(|e| mailbox.named("sem_init", e))?;
         mailbox.attach(Role::Creator)?;
         header.ready.store(READY, Ordering::Release);
         Ok(mailbox)
@@ -300,13 +286,8 @@ impl Mailbox {
 
     /// Opens what has this name, if it is a finished mailbox.
     fn open_now(name: &str) -> io::Result<Mailbox> {
-        let not_a_mailbox = |why| {
-            Err(named(
-                "open",
-                name,
-                invalid(&format!("not a mailbox: {why}")),
-            ))
-        };
+        let not_a_mailbox =
+            |why| Err(named("open", name, invalid(&format!("not a mailbox: {why}"))));
         let memory = SharedMemory::open(name)?;
         if memory.size() < size_of::<Header>() {
             return not_a_mailbox("it is too small");
@@ -377,9 +358,7 @@ impl Mailbox {
         self.wait("read", &header.filled, timeout, Role::Writer)?;
         // Read once: checked and then read again, it could have changed in between.
         let length = header.length.load(Ordering::Relaxed);
-        let length = usize::try_from(length)
-            .ok()
-            .filter(|&length| length <= self.capacity());
+        let length = usize::try_from(length).ok().filter(|&length| length <= self.capacity());
         let Some(length) = length else {
             return Err(self.named("read", invalid("the length in the page is impossible")));
         };
@@ -391,10 +370,7 @@ impl Mailbox {
             std::ptr::copy_nonoverlapping(self.slot(), bytes.as_mut_ptr(), length);
             bytes.set_len(length);
         }
-        Ok(Message {
-            bytes,
-            mailbox: self,
-        })
+        Ok(Message { bytes, mailbox: self })
     }
 
     fn new(memory: SharedMemory) -> Mailbox {
@@ -438,11 +414,7 @@ impl Mailbox {
         let own = own.map_err(|e| self.named("open", e))?;
         let taken = match fcntl(&own, FcntlArg::F_OFD_SETLK(&lock_of(role))) {
             Ok(_) => {
-                self.header()
-                    .attached
-                    .fetch_or(role.bit(), Ordering::AcqRel)
-                    & role.bit()
-                    != 0
+                self.header().attached.fetch_or(role.bit(), Ordering::AcqRel) & role.bit() != 0
             }
             Err(Errno::EAGAIN | Errno::EACCES) => true,
             Err(errno) => return Err(self.named("fcntl F_OFD_SETLK", errno.into())),
@@ -486,10 +458,7 @@ impl Mailbox {
                 Some(deadline) => deadline.saturating_duration_since(Instant::now()),
                 None => LOOK_AGAIN,
             };
-            if semaphore
-                .wait(left.min(LOOK_AGAIN))
-                .map_err(|e| self.named("sem_timedwait", e))?
-            {
+            if semaphore.wait(left.min(LOOK_AGAIN)).map_err(|e| self.named("sem_timedwait", e))? {
                 return Ok(());
             }
             if self.is_gone(peer)? {
@@ -497,10 +466,7 @@ impl Mailbox {
                 if semaphore.try_wait() {
                     return Ok(());
                 }
-                let (what, kind) = (
-                    format!("the {} is gone", peer.name()),
-                    ErrorKind::BrokenPipe,
-                );
+                let (what, kind) = (format!("the {} is gone", peer.name()), ErrorKind::BrokenPipe);
                 return Err(self.named(call, io::Error::new(kind, what)));
             }
             if left.is_zero() {
@@ -557,10 +523,7 @@ impl Semaphore {
     pub fn create(name: &str, value: u32) -> io::Result<Semaphore> {
         let memory = SharedMemory::create(name, size_of::<RawSemaphore>())?;
         let semaphore = Semaphore { memory };
-        semaphore
-            .raw()
-            .init(value)
-            .map_err(|e| named("sem_init", name, e))?;
+        semaphore.raw().init(value).map_err(|e| named("sem_init", name, e))?;
         Ok(semaphore)
     }
 
@@ -575,11 +538,7 @@ impl Semaphore {
                 Some(deadline) => deadline.saturating_duration_since(Instant::now()),
                 None => LOOK_AGAIN,
             };
-            if self
-                .raw()
-                .wait(left)
-                .map_err(|e| named("sem_timedwait", name, e))?
-            {
+            if self.raw().wait(left).map_err(|e| named("sem_timedwait", name, e))? {
                 return Ok(());
             }
             if left.is_zero() {
@@ -648,9 +607,7 @@ impl RawSemaphore {
     ///
     /// It goes by the wall clock. If that is set back meanwhile, the wait gets longer.
     fn wait(&self, timeout: Duration) -> io::Result<bool> {
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let until = now + timeout;
         let until = libc::timespec {
             tv_sec: until.as_secs() as libc::time_t,
@@ -826,10 +783,7 @@ mod tests {
             let there = SharedMemory::create(&name, size).unwrap();
             there.bytes()[0].store(b'x', Ordering::Relaxed);
             let error = Mailbox::open(&name, None).unwrap_err();
-            assert_eq!(
-                error.to_string(),
-                format!("open {name}: not a mailbox: {why}")
-            );
+            assert_eq!(error.to_string(), format!("open {name}: not a mailbox: {why}"));
             assert_eq!(there.bytes()[0].load(Ordering::Relaxed), b'x');
         }
     }
@@ -843,9 +797,7 @@ mod tests {
             (0..10_000u32).all(|i| mailbox.read(None).unwrap() == vec![i as u8; i as usize % 1025])
         });
         for i in 0..10_000u32 {
-            writer
-                .write(&vec![i as u8; i as usize % 1025], None)
-                .unwrap();
+            writer.write(&vec![i as u8; i as usize % 1025], None).unwrap();
         }
         assert!(reader.join().unwrap());
     }
@@ -859,10 +811,7 @@ mod tests {
         let held = reader.hold(None).unwrap();
         assert_eq!(*held, *b"Hello");
         assert_eq!(writer.flush(SOON).unwrap_err().kind(), ErrorKind::TimedOut);
-        assert_eq!(
-            writer.write(b"x", SOON).unwrap_err().kind(),
-            ErrorKind::TimedOut
-        );
+        assert_eq!(writer.write(b"x", SOON).unwrap_err().kind(), ErrorKind::TimedOut);
         drop(held);
         writer.flush(None).unwrap();
         writer.write(b"", None).unwrap();
@@ -880,10 +829,7 @@ mod tests {
         assert_eq!(reader.read(late).unwrap(), b"last words");
         let error = reader.read(late).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::BrokenPipe);
-        assert_eq!(
-            error.to_string(),
-            format!("read {name}: the writer is gone")
-        );
+        assert_eq!(error.to_string(), format!("read {name}: the writer is gone"));
 
         let writer = Mailbox::create(&name, 16).unwrap();
         let reader = Mailbox::open(&name, None).unwrap();
@@ -894,10 +840,7 @@ mod tests {
         writer.write(b"Anyone?", late).unwrap();
         let error = writer.flush(late).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::BrokenPipe);
-        assert_eq!(
-            error.to_string(),
-            format!("flush {name}: the reader is gone")
-        );
+        assert_eq!(error.to_string(), format!("flush {name}: the reader is gone"));
     }
 
     #[test]
@@ -934,10 +877,7 @@ mod tests {
         let semaphore = Semaphore::create(&unused(), 2).unwrap();
         semaphore.wait(None).unwrap();
         semaphore.wait(SOON).unwrap();
-        assert_eq!(
-            semaphore.wait(SOON).unwrap_err().kind(),
-            ErrorKind::TimedOut
-        );
+        assert_eq!(semaphore.wait(SOON).unwrap_err().kind(), ErrorKind::TimedOut);
         semaphore.post();
         semaphore.wait(Some(Duration::ZERO)).unwrap();
     }
@@ -948,10 +888,7 @@ mod tests {
         let mailbox = Mailbox::create(&name, 16).unwrap();
         mailbox.write(b"Hello", None).unwrap();
         mailbox.header().length.store(17, Ordering::Relaxed);
-        assert_eq!(
-            mailbox.read(None).unwrap_err().kind(),
-            ErrorKind::InvalidData
-        );
+        assert_eq!(mailbox.read(None).unwrap_err().kind(), ErrorKind::InvalidData);
         let error = mailbox.write(&[0; 17], None).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidInput);
     }

@@ -43,10 +43,7 @@ fn main() -> ExitCode {
         ["reader", name] => terminals::reader(name),
         ["isolation"] => isolation::both(),
         ["race"] => race::all(),
-        _ => expected(
-            args,
-            "nothing, 'writer [NAME]', 'reader [NAME]', 'isolation' or 'race'",
-        ),
+        _ => expected(args, "nothing, 'writer [NAME]', 'reader [NAME]', 'isolation' or 'race'"),
     })
 }
 

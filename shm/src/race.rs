@@ -27,10 +27,7 @@ pub fn all() -> Result<()> {
     let mutex = Semaphore::create(&crate::unguessable(), 1)?;
     let with = race(Some(&mutex))?;
     say!("with a semaphore:    {} of {} counts", with, 2 * COUNTS);
-    ensure!(
-        with == 2 * COUNTS,
-        "the semaphore let two processes in at a time"
-    );
+    ensure!(with == 2 * COUNTS, "the semaphore let two processes in at a time");
     Ok(())
 }
 

@@ -92,9 +92,8 @@ pub enum Stream {
 pub fn listen(address: &Address) -> io::Result<Listener> {
     let inner = match address {
         Address::Tcp(host, port) => {
-            let listener = first(resolve(host, *port)?, |at| {
-                listen_tcp(at).map(TcpListener::from)
-            })?;
+            let listener =
+                first(resolve(host, *port)?, |at| listen_tcp(at).map(TcpListener::from))?;
             Inner::Tcp(listener)
         }
         Address::Unix(path) => {
@@ -159,9 +158,7 @@ pub fn read_line(stream: &mut impl BufRead) -> io::Result<Option<String>> {
     if line.last() == Some(&b'\n') {
         line.pop();
     } else if line.len() == LONGEST_LINE {
-        return Err(invalid(format!(
-            "a line is longer than {LONGEST_LINE} bytes"
-        )));
+        return Err(invalid(format!("a line is longer than {LONGEST_LINE} bytes")));
     }
     let message = String::from_utf8(line).map_err(|_| invalid("a line is not UTF-8".into()))?;
     Ok(Some(message))
@@ -342,11 +339,7 @@ fn first<T>(
 fn resolve(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
     match (host, port).to_socket_addrs() {
         Ok(addresses) => Ok(addresses.collect()),
-        Err(error) => Err(named(
-            "resolve",
-            &Address::Tcp(host.to_owned(), port),
-            error,
-        )),
+        Err(error) => Err(named("resolve", &Address::Tcp(host.to_owned(), port), error)),
     }
 }
 
@@ -355,9 +348,7 @@ fn listen_tcp(at: SocketAddr) -> io::Result<Socket> {
     let socket =
         Socket::new(Domain::for_address(at), Type::STREAM, None).map_err(failed("socket"))?;
     // Without it, bind fails for a minute after the last server of this port has ended.
-    socket
-        .set_reuse_address(true)
-        .map_err(failed("setsockopt"))?;
+    socket.set_reuse_address(true).map_err(failed("setsockopt"))?;
     socket.bind(&at.into()).map_err(failed("bind"))?;
     socket.listen(BACKLOG).map_err(failed("listen"))?;
     Ok(socket)
@@ -526,25 +517,10 @@ mod tests {
             assert_eq!(text.parse::<Address>().unwrap(), address);
             assert_eq!(address.to_string(), text);
         }
-        for text in [
-            "",
-            ":",
-            ":9000",
-            "localhost",
-            "localhost:",
-            "::1:9000",
-            "[::1:9000",
-        ]
-        .into_iter()
-        .chain([
-            "[]:1",
-            "[::1]",
-            "[::1]9000",
-            "a:65536",
-            "a:-1",
-            "a:b",
-            "unix:",
-        ]) {
+        for text in ["", ":", ":9000", "localhost", "localhost:", "::1:9000", "[::1:9000"]
+            .into_iter()
+            .chain(["[]:1", "[::1]", "[::1]9000", "a:65536", "a:-1", "a:b", "unix:"])
+        {
             let error = text.parse::<Address>().unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidInput, "{text}");
             assert!(error.to_string().contains(&format!("'{text}'")), "{error}");
@@ -607,10 +583,7 @@ mod tests {
         drop(listener);
         assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
         let error = listen(&address).unwrap_err().to_string();
-        assert_eq!(
-            error,
-            format!("listen {address}: exists and is not a socket")
-        );
+        assert_eq!(error, format!("listen {address}: exists and is not a socket"));
         assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
     }
 
@@ -620,19 +593,11 @@ mod tests {
         let address = listener.local_address().unwrap();
         let error = listen(&address).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::AddrInUse);
-        assert!(
-            error.to_string().starts_with(&format!("bind {address}: ")),
-            "{error}"
-        );
+        assert!(error.to_string().starts_with(&format!("bind {address}: ")), "{error}");
         drop(listener);
         let error = connect(&address, SOON).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
-        assert!(
-            error
-                .to_string()
-                .starts_with(&format!("connect {address}: ")),
-            "{error}"
-        );
+        assert!(error.to_string().starts_with(&format!("connect {address}: ")), "{error}");
 
         let nowhere = Address::Unix("/nonexistent/socket".into());
         let error = connect(&nowhere, None).unwrap_err();
@@ -663,10 +628,7 @@ mod tests {
             assert_eq!(read_line(&mut stream).unwrap().as_deref(), message);
         }
         for bad in [&b"\xff\n"[..], &[b'x'; LONGEST_LINE][..]] {
-            assert_eq!(
-                read_line(&mut &*bad).unwrap_err().kind(),
-                ErrorKind::InvalidData
-            );
+            assert_eq!(read_line(&mut &*bad).unwrap_err().kind(), ErrorKind::InvalidData);
         }
         let mut sent = Vec::new();
         for bad in ["two\nlines", &"x".repeat(LONGEST_LINE)] {
@@ -682,12 +644,7 @@ mod tests {
     fn a_read_timeout_ends_the_wait() {
         let listener = listen(&tcp("127.0.0.1:0")).unwrap();
         let mut client = connect(&listener.local_address().unwrap(), None).unwrap();
-        client
-            .set_read_timeout(Some(Duration::from_millis(1)))
-            .unwrap();
-        assert_eq!(
-            client.read(&mut [0]).unwrap_err().kind(),
-            ErrorKind::WouldBlock
-        );
+        client.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
+        assert_eq!(client.read(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock);
     }
 }

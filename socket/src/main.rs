@@ -40,10 +40,7 @@ fn main() -> ExitCode {
         ["server", address] => terminals::server(address),
         ["client"] => terminals::client(terminals::DEFAULT, &[]),
         ["client", address, messages @ ..] => terminals::client(address, messages),
-        _ => expected(
-            args,
-            "nothing, 'server [ADDRESS]' or 'client [ADDRESS] [MESSAGE…]'",
-        ),
+        _ => expected(args, "nothing, 'server [ADDRESS]' or 'client [ADDRESS] [MESSAGE…]'"),
     })
 }
 
@@ -74,10 +71,7 @@ fn server(mut tell: UnixStream) -> Result<()> {
     write_line(&mut stream, &message).context("send")?;
 
     let end = read_line(&mut reader).context("recv")?;
-    ensure!(
-        end.is_none(),
-        "recv: expected the end of the stream, got {end:?}"
-    );
+    ensure!(end.is_none(), "recv: expected the end of the stream, got {end:?}");
     say!("recv:   the end of the stream");
     say!("close");
     Ok(())
@@ -85,9 +79,7 @@ fn server(mut tell: UnixStream) -> Result<()> {
 
 fn client(told: UnixStream) -> Result<()> {
     let address = read_line(&mut BufReader::new(told)).context("learn the port")?;
-    let address: Address = address
-        .context("learn the port: the server closed")?
-        .parse()?;
+    let address: Address = address.context("learn the port: the server closed")?.parse()?;
 
     let mut stream = socket::connect(&address, None)?;
     say!("socket, connect");

@@ -64,9 +64,7 @@ pub fn client(address: &str, messages: &[&str]) -> Result<()> {
 }
 
 fn parse(address: &str) -> Result<Address> {
-    address
-        .parse()
-        .map_err(|error: io::Error| common::Usage(error.to_string()).into())
+    address.parse().map_err(|error: io::Error| common::Usage(error.to_string()).into())
 }
 
 fn serve(listener: &Listener) -> Result<()> {
@@ -147,10 +145,7 @@ impl Clients {
         let mut count = self.lock();
         let before = *count;
         while *count == before && before > 0 {
-            count = self
-                .one_left
-                .wait(count)
-                .unwrap_or_else(PoisonError::into_inner);
+            count = self.one_left.wait(count).unwrap_or_else(PoisonError::into_inner);
         }
         before > 0
     }

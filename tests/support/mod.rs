@@ -35,12 +35,7 @@ impl Finished {
     /// Checks that the program succeeded, and returns what it printed.
     #[track_caller]
     pub fn succeeded(self) -> String {
-        assert_eq!(
-            (self.code(), self.stderr.as_str()),
-            (0, ""),
-            "\n{}",
-            self.stdout
-        );
+        assert_eq!((self.code(), self.stderr.as_str()), (0, ""), "\n{}", self.stdout);
         self.stdout
     }
 
@@ -206,9 +201,7 @@ impl Program {
         wait_for("the process group to end", &mut || !group_runs(self.pid()));
         // Other tests make shared memory at the same time, but it goes away again.
         let shm: Vec<_> = list("/dev/shm");
-        let mut new = shm
-            .into_iter()
-            .filter(|name| !self.shm_before.contains(name));
+        let mut new = shm.into_iter().filter(|name| !self.shm_before.contains(name));
         if status.signal() != Some(Signal::SIGKILL as i32) {
             new.by_ref().for_each(|name| {
                 wait_for(&format!("/dev/shm/{name} to be removed"), &mut || {
@@ -231,11 +224,7 @@ impl Program {
         let children = format!("/proc/{pid}/task/{pid}/children");
         let children = fs::read_to_string(children).unwrap_or_default();
         let children = children.split_whitespace().map(|id| id.parse().unwrap());
-        [pid.as_raw()]
-            .into_iter()
-            .chain(children)
-            .map(Pid::from_raw)
-            .collect()
+        [pid.as_raw()].into_iter().chain(children).map(Pid::from_raw).collect()
     }
 }
 
@@ -285,9 +274,7 @@ fn state(pid: Pid) -> String {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let fields = ["State:\t", "voluntary_ctxt_switches:\t"];
     let lines = status.lines();
-    lines
-        .filter_map(|line| fields.iter().find_map(|field| line.strip_prefix(field)))
-        .collect()
+    lines.filter_map(|line| fields.iter().find_map(|field| line.strip_prefix(field))).collect()
 }
 
 /// Whether a process sleeps in write(2) to its stdout.
@@ -303,9 +290,7 @@ fn waits_in_write(pid: Pid) -> bool {
 pub fn list(dir: impl AsRef<Path>) -> Vec<String> {
     let entries = fs::read_dir(dir).unwrap();
     let name = |entry: std::io::Result<fs::DirEntry>| entry.unwrap().file_name();
-    entries
-        .map(|entry| name(entry).into_string().unwrap())
-        .collect()
+    entries.map(|entry| name(entry).into_string().unwrap()).collect()
 }
 
 /// A directory that is removed with all that is in it.
@@ -367,10 +352,7 @@ pub fn numbers(text: &str) -> Vec<u64> {
 
 /// Says that a test did not run, where cargo shows it (libtest hides what a test prints).
 pub fn skip(why: &str) {
-    let line = format!(
-        "SKIPPED {}: {why}\n",
-        std::thread::current().name().unwrap()
-    );
+    let line = format!("SKIPPED {}: {why}\n", std::thread::current().name().unwrap());
     std::io::stderr().write_all(line.as_bytes()).unwrap();
 }
 
@@ -384,15 +366,10 @@ pub fn has(command: &str) -> bool {
 #[track_caller]
 pub fn check_story(exe: &str, args: &[&str], command: &str, times: usize) {
     let shown = readme_shows(command);
-    let programs: Vec<_> = (0..times)
-        .map(|_| Program::start(&mut program(exe, args)))
-        .collect();
+    let programs: Vec<_> = (0..times).map(|_| Program::start(&mut program(exe, args))).collect();
     for program in programs {
         let printed = program.finish().succeeded();
-        assert!(
-            printed == shown,
-            "README.md shows:\n{shown}\nbut it printed:\n{printed}"
-        );
+        assert!(printed == shown, "README.md shows:\n{shown}\nbut it printed:\n{printed}");
     }
 }
 
@@ -404,17 +381,11 @@ pub fn check_accidents(exe: &str, roles: &[&str], story: &str) {
     closed.stdout = BufReader::new(pipe().0);
     assert_eq!(closed.finish().code(), 0);
     // The disk is full: the process that could not print says so.
-    let full = fs::OpenOptions::new()
-        .write(true)
-        .open("/dev/full")
-        .unwrap();
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
     let output = program(exe, &[]).stdout(full).output().unwrap();
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{stderr}");
-    assert!(
-        stderr.contains("write stdout: No space left on device"),
-        "{stderr}"
-    );
+    assert!(stderr.contains("write stdout: No space left on device"), "{stderr}");
 
     let lines: Vec<usize> = story.lines().map(|line| line.len() + 1).collect();
     for line in 0..lines.len() {
