@@ -110,21 +110,23 @@ pub fn write_line(fifo: &mut File, message: &str) -> io::Result<()> {
 
 /// Reads a message: the next line, without its end. `None` when the last writer is gone.
 ///
-/// What comes after the last line's end counts as a line too (`printf exit > pipe.in`). Fails
-/// with `InvalidData` if the line is not UTF-8 or longer than [`LONGEST_LINE`]; no more than that
-/// is ever kept in memory.
+/// Fails with `UnexpectedEof` when the stream ends in the middle of a line, with `InvalidData` if
+/// the line is not UTF-8 or longer than [`LONGEST_LINE`]. No more than that is ever kept in memory.
 pub fn read_line(fifo: &mut impl BufRead) -> io::Result<Option<String>> {
     let mut line = Vec::new();
     let longest = LONGEST_LINE as u64;
     fifo.by_ref().take(longest).read_until(b'\n', &mut line)?;
     let invalid = |what: String| io::Error::new(ErrorKind::InvalidData, what);
-    if line.is_empty() {
-        return Ok(None);
-    }
-    if line.last() == Some(&b'\n') {
-        line.pop();
-    } else if line.len() == LONGEST_LINE {
-        return Err(invalid(format!("a line is longer than {LONGEST_LINE} bytes")));
+    match line.pop() {
+        Some(b'\n') => {}
+        None => return Ok(None),
+        Some(_) if line.len() + 1 == LONGEST_LINE => {
+            return Err(invalid(format!("a line is longer than {LONGEST_LINE} bytes")));
+        }
+        Some(_) => {
+            let what = "the other side ended in the middle of a line";
+            return Err(io::Error::new(ErrorKind::UnexpectedEof, what));
+        }
     }
     let message = String::from_utf8(line).map_err(|_| invalid("a line is not UTF-8".into()))?;
     Ok(Some(message))
@@ -206,7 +208,8 @@ fn open_with_reader(path: &Path, options: &mut OpenOptions, timeout: Duration) -
             // No reader yet. The kernel has no event for its coming: look again.
             Err(error) if error.raw_os_error() == Some(Errno::ENXIO as i32) => {
                 require_time(deadline, "reader")?;
-                std::thread::sleep(LOOK_AGAIN);
+                // Not `sleep`: each signal makes that a little longer.
+                std::thread::park_timeout(LOOK_AGAIN);
             }
             opened => return opened,
         }
@@ -380,10 +383,12 @@ mod tests {
 
     #[test]
     fn lines_are_messages() {
-        let mut fifo = &b"msg 1\n\nmsg 2\nexit"[..];
+        let mut fifo = &b"msg 1\n\nmsg 2\nexit\n"[..];
         for message in [Some("msg 1"), Some(""), Some("msg 2"), Some("exit"), None] {
             assert_eq!(read_line(&mut fifo).unwrap().as_deref(), message);
         }
+        let error = read_line(&mut &b"torn"[..]).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::UnexpectedEof);
         let error = read_line(&mut &b"msg \xff\n"[..]).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidData);
         for length in [LONGEST_LINE - 1, LONGEST_LINE] {

@@ -31,7 +31,10 @@
 //! - There is no end of the queue: a `get` waits as long as nothing is put, even when every
 //!   producer is gone. Put a value that means "the end", or use [`Queue::get_timeout`].
 //! - A process that is killed between the two steps of a `put` or a `get` takes a place in the
-//!   queue with it. Values are never torn and never doubled by that.
+//!   queue with it: in 99 of 2000 kills in full traffic (`tests/traffic.rs`). No value is torn,
+//!   doubled or out of order by that, and calls with a timeout still return in time. Where
+//!   processes may be killed, a pipe or a socket to each of them is the better choice: there
+//!   the kernel tells you.
 //! - Whole sequences of bytes are best sent as `serde_bytes::ByteBuf`: serde writes a `Vec<u8>`
 //!   number by number.
 

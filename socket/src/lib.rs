@@ -35,7 +35,7 @@
 
 use std::fmt;
 use std::fs::{self, File, Permissions};
-use std::io::{self, BufRead, ErrorKind, IoSlice, Read, Write};
+use std::io::{self, BufRead, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
@@ -145,20 +145,23 @@ pub fn write_line(stream: &mut impl Write, message: &str) -> io::Result<()> {
 
 /// Reads a message: the next line, without its end. `None` when the other side has closed.
 ///
-/// What comes after the last line's end counts as a line too. Fails with `InvalidData` if the
-/// line is not UTF-8 or longer than [`LONGEST_LINE`]; no more than that is ever kept in memory.
+/// Fails with `UnexpectedEof` when the stream ends in the middle of a line, with `InvalidData` if
+/// the line is not UTF-8 or longer than [`LONGEST_LINE`]. No more than that is ever kept in memory.
 pub fn read_line(stream: &mut impl BufRead) -> io::Result<Option<String>> {
     let mut line = Vec::new();
     let longest = LONGEST_LINE as u64;
     stream.by_ref().take(longest).read_until(b'\n', &mut line)?;
     let invalid = |what: String| io::Error::new(ErrorKind::InvalidData, what);
-    if line.is_empty() {
-        return Ok(None);
-    }
-    if line.last() == Some(&b'\n') {
-        line.pop();
-    } else if line.len() == LONGEST_LINE {
-        return Err(invalid(format!("a line is longer than {LONGEST_LINE} bytes")));
+    match line.pop() {
+        Some(b'\n') => {}
+        None => return Ok(None),
+        Some(_) if line.len() + 1 == LONGEST_LINE => {
+            return Err(invalid(format!("a line is longer than {LONGEST_LINE} bytes")));
+        }
+        Some(_) => {
+            let what = "the other side ended in the middle of a line";
+            return Err(io::Error::new(ErrorKind::UnexpectedEof, what));
+        }
     }
     let message = String::from_utf8(line).map_err(|_| invalid("a line is not UTF-8".into()))?;
     Ok(Some(message))
@@ -237,34 +240,43 @@ impl Stream {
     }
 }
 
-impl Read for Stream {
+// As in std, a shared reference is enough: one thread can read while another writes.
+impl Read for &Stream {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
-            Stream::Tcp(stream) => stream.read(buffer),
-            Stream::Unix(stream) => stream.read(buffer),
+            Stream::Tcp(stream) => (&mut &*stream).read(buffer),
+            Stream::Unix(stream) => (&mut &*stream).read(buffer),
         }
         .map_err(|error| timed_out(error, "the other side sent nothing in time"))
     }
 }
 
-impl Write for Stream {
+impl Write for &Stream {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
-            Stream::Tcp(stream) => stream.write(bytes),
-            Stream::Unix(stream) => stream.write(bytes),
-        }
-        .map_err(|error| timed_out(error, "the other side received nothing in time"))
-    }
-
-    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        match self {
-            Stream::Tcp(stream) => stream.write_vectored(slices),
-            Stream::Unix(stream) => stream.write_vectored(slices),
+            Stream::Tcp(stream) => (&mut &*stream).write(bytes),
+            Stream::Unix(stream) => (&mut &*stream).write(bytes),
         }
         .map_err(|error| timed_out(error, "the other side received nothing in time"))
     }
 
     /// Nothing is buffered on this side.
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Read for Stream {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        (&*self).read(buffer)
+    }
+}
+
+impl Write for Stream {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        (&*self).write(bytes)
+    }
+
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
@@ -623,10 +635,12 @@ mod tests {
 
     #[test]
     fn lines_are_messages() {
-        let mut stream = &b"Hello\n\nAlpha_Panda"[..];
+        let mut stream = &b"Hello\n\nAlpha_Panda\n"[..];
         for message in [Some("Hello"), Some(""), Some("Alpha_Panda"), None] {
             assert_eq!(read_line(&mut stream).unwrap().as_deref(), message);
         }
+        let error = read_line(&mut &b"torn"[..]).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::UnexpectedEof);
         for bad in [&b"\xff\n"[..], &[b'x'; LONGEST_LINE][..]] {
             assert_eq!(read_line(&mut &*bad).unwrap_err().kind(), ErrorKind::InvalidData);
         }
@@ -645,6 +659,6 @@ mod tests {
         let listener = listen(&tcp("127.0.0.1:0")).unwrap();
         let mut client = connect(&listener.local_address().unwrap(), None).unwrap();
         client.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
-        assert_eq!(client.read(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock);
+        assert_eq!(client.read(&mut [0]).unwrap_err().kind(), ErrorKind::TimedOut);
     }
 }

@@ -59,8 +59,8 @@ fn server(mut tell: UnixStream) -> Result<()> {
     say!("socket, bind, listen: on a free port of 127.0.0.1");
     write_line(&mut tell, &listener.local_address()?.to_string()).context("tell the port")?;
 
-    let mut stream = listener.accept()?;
-    let mut reader = BufReader::new(stream.try_clone()?);
+    let stream = listener.accept()?;
+    let mut reader = BufReader::new(&stream);
     let message = read_line(&mut reader).context("recv")?;
     let message = message.context("recv: the client closed")?;
     // The client's connect came back before this accept did, and what it did since has no order
@@ -68,7 +68,7 @@ fn server(mut tell: UnixStream) -> Result<()> {
     say!("accept: a client");
     say!("recv:   {message}");
     say!("send:   {message}");
-    write_line(&mut stream, &message).context("send")?;
+    write_line(&mut &stream, &message).context("send")?;
 
     let end = read_line(&mut reader).context("recv")?;
     ensure!(end.is_none(), "recv: expected the end of the stream, got {end:?}");
@@ -81,11 +81,11 @@ fn client(told: UnixStream) -> Result<()> {
     let address = read_line(&mut BufReader::new(told)).context("learn the port")?;
     let address: Address = address.context("learn the port: the server closed")?.parse()?;
 
-    let mut stream = socket::connect(&address, None)?;
+    let stream = socket::connect(&address, None)?;
     say!("socket, connect");
     say!("send:   Hello");
-    write_line(&mut stream, "Hello").context("send")?;
-    let reply = read_line(&mut BufReader::new(&mut stream)).context("recv")?;
+    write_line(&mut &stream, "Hello").context("send")?;
+    let reply = read_line(&mut BufReader::new(&stream)).context("recv")?;
     let reply = reply.context("recv: the server closed")?;
     say!("recv:   {reply}");
     ensure!(reply == "Hello", "sent Hello, got {reply:?} back");

@@ -40,13 +40,13 @@ pub fn server(address: &str) -> Result<()> {
 pub fn client(address: &str, messages: &[&str]) -> Result<()> {
     let address: Address = parse(address)?;
     set_role("client");
-    let mut stream = socket::connect(&address, Some(PATIENCE))?;
+    let stream = &socket::connect(&address, Some(PATIENCE))?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
-    let mut replies = BufReader::new(stream.try_clone()?);
+    let mut replies = BufReader::new(stream);
     let mut ask = |message: &str| {
         say!("send:   {message}");
-        write_line(&mut stream, message).context("send")?;
+        write_line(&mut { stream }, message).context("send")?;
         let reply = read_line(&mut replies).context("recv")?;
         say!("recv:   {}", reply.context("recv: the server closed")?);
         anyhow::Ok(())
@@ -55,9 +55,8 @@ pub fn client(address: &str, messages: &[&str]) -> Result<()> {
         ask(message)?;
     }
     if messages.is_empty() {
-        let mut stdin = BufReader::new(io::stdin());
-        while let Some(message) = read_line(&mut stdin).context("read stdin")? {
-            ask(&message)?;
+        for message in io::stdin().lines() {
+            ask(&message.context("read stdin")?)?;
         }
     }
     Ok(())
@@ -87,7 +86,7 @@ fn serve(listener: &Listener) -> Result<()> {
             let talk = move || {
                 let _client = client;
                 say!("client {number}: connected");
-                match echo(stream) {
+                match echo(&stream) {
                     Ok(()) => say!("client {number}: closed"),
                     Err(error) => say!("client {number}: {error}"),
                 }
@@ -101,17 +100,18 @@ fn serve(listener: &Listener) -> Result<()> {
 }
 
 /// Sends each line back, until the client closes.
-fn echo(mut stream: Stream) -> io::Result<()> {
+fn echo(stream: &Stream) -> io::Result<()> {
     stream.set_read_timeout(Some(IDLE))?;
     stream.set_write_timeout(Some(STUCK))?;
-    let mut lines = BufReader::new(stream.try_clone()?);
+    let mut lines = BufReader::new(stream);
+    let mut replies = stream;
     loop {
         match read_line(&mut lines) {
-            Ok(Some(line)) => write_line(&mut stream, &line)?,
+            Ok(Some(line)) => write_line(&mut replies, &line)?,
             Ok(None) => return Ok(()),
             Err(error) => {
                 if error.kind() == ErrorKind::InvalidData {
-                    write_line(&mut stream, &format!("error: {error}"))?;
+                    write_line(&mut replies, &format!("error: {error}"))?;
                     // Closing with bytes unread would reset the connection, and the client might
                     // never see the line above. So read on a little, until it closes.
                     stream.shutdown(Shutdown::Write)?;
