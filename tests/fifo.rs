@@ -4,11 +4,15 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use nix::sys::signal::Signal;
-use support::{Program, TempDir, check_accidents, check_story, list, program, readme_shows, run};
+use support::{
+    Program, TempDir, check_accidents, check_story, list, program, readme_shows, run, skip,
+    with_tmpfs,
+};
 
 const FIFO: &str = env!("CARGO_BIN_EXE_fifo");
 
@@ -204,4 +208,48 @@ fn what_is_in_the_way_is_left_alone() {
     assert_eq!(list(&dir.0), ["pipe.in"]);
     let missing = run(&mut program(FIFO, &["consumer", "/nonexistent"]));
     missing.failed(1, &["mkfifo /nonexistent/pipe.in: No such file or directory"]);
+}
+
+#[test]
+fn a_directory_may_be_read_only_full_or_somebody_else_s() {
+    let dir = TempDir::new();
+    if !nix::unistd::geteuid().is_root() {
+        fs::set_permissions(&dir.0, fs::Permissions::from_mode(0o500)).unwrap();
+        let denied = "mkfifo pipe.in: Permission denied";
+        role("consumer", &dir).finish().failed(1, &[denied]);
+        return skip("a full disk, and another user's FIFO (only root can make them)");
+    }
+    let consumer = format!("exec {FIFO} consumer {}", dir.0.display());
+    for (options, error) in [("ro", "Read-only file system"), ("nr_inodes=1", "No space left")] {
+        let mut command = with_tmpfs(&dir.0, options, &consumer).unwrap();
+        let error = format!("mkfifo {}: {error}", dir.join("pipe.in").display());
+        run(&mut command).failed(1, &[&error]);
+    }
+    let path = dir.join("pipe.in");
+    fifo::create(&path).unwrap();
+    std::os::unix::fs::chown(&path, Some(65534), None).unwrap();
+    let error = "mkfifo pipe.in: exists and belongs to user 65534";
+    role("consumer", &dir).finish().failed(1, &[error]);
+    assert_eq!(list(&dir.0), ["pipe.in"]);
+    let mut nobody = program(FIFO, &["consumer", dir.0.to_str().unwrap()]);
+    std::os::unix::process::CommandExt::uid(&mut nobody, 65534);
+    run(&mut nobody).failed(1, &["Permission denied"]);
+}
+
+#[test]
+fn junk_is_an_error_that_says_what_it_is() {
+    for (junk, error) in [
+        (&b"\xff\n"[..], "read pipe.in: a line is not UTF-8"),
+        (&[b'x'; 10_000], "read pipe.in: a line is longer than 4096 bytes"),
+    ] {
+        let dir = TempDir::new();
+        let mut consumer = role("consumer", &dir);
+        consumer.line_with("waits for a writer at pipe.in");
+        let mut writer = fifo::open_writer(&dir.join("pipe.in"), None).unwrap();
+        let reader = fifo::open_reader(&dir.join("pipe.out"), None).unwrap();
+        std::io::Write::write_all(&mut writer, junk).unwrap();
+        consumer.finish().failed(1, &[error]);
+        drop(reader);
+        assert_eq!(list(&dir.0), [""; 0], "left behind");
+    }
 }

@@ -9,7 +9,9 @@ use std::process::{Child, Command, Stdio};
 
 use nix::unistd::{Pid, getpid};
 use pipe::{Receiver, Sender};
-use support::{Program, check_accidents, check_story, has, program, readme_shows, run, skip};
+use support::{
+    Program, check_accidents, check_kills, check_story, has, program, readme_shows, run, skip,
+};
 
 const PIPE: &str = env!("CARGO_BIN_EXE_pipe");
 
@@ -128,4 +130,9 @@ fn a_frame_that_python_tears_is_an_error() {
     let error = receiver.recv().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::UnexpectedEof);
     ended(child);
+}
+
+#[test]
+fn a_killed_sender_is_named() {
+    check_kills(PIPE, &["half-duplex"], &["subprocess"]);
 }

@@ -3,7 +3,8 @@
 mod support;
 
 use support::{
-    Program, check_accidents, check_story, normalised, numbers, program, readme_shows, run,
+    Program, check_accidents, check_kills, check_story, normalised, numbers, program, readme_shows,
+    run,
 };
 
 const QUEUE: &str = env!("CARGO_BIN_EXE_queue");
@@ -44,4 +45,10 @@ fn bad_arguments_are_refused() {
     assert!(help.contains("Usage: cargo run -p queue "), "{help}");
     let error = "error: expected nothing, 'limits' or 'workers', not 'x y' (see --help)\n";
     run(&mut program(QUEUE, &["x", "y"])).failed(2, &[error]);
+}
+
+#[test]
+fn who_is_killed_in_a_demonstration_is_named() {
+    check_kills(QUEUE, &["limits"], &["producer", "consumer"]);
+    check_kills(QUEUE, &["workers"], &["boss", "collector", "worker 1", "worker 2", "worker 3"]);
 }

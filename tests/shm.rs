@@ -2,11 +2,13 @@
 
 mod support;
 
+use std::fs;
 use std::path::Path;
 
 use nix::sys::signal::Signal;
 use support::{
-    Program, check_accidents, check_story, normalised, numbers, program, readme_shows, run,
+    Program, check_accidents, check_kills, check_story, normalised, numbers, program, readme_shows,
+    run, skip, with_tmpfs,
 };
 
 const SHM: &str = env!("CARGO_BIN_EXE_shm");
@@ -30,7 +32,7 @@ fn bad_arguments_are_refused() {
     let error = "error: expected nothing, 'writer [NAME]', 'reader [NAME]', 'isolation' or 'race', \
                  not 'x y' (see --help)\n";
     run(&mut program(SHM, &["x", "y"])).failed(2, &[error]);
-    let error = "shm_open cnblogs: a name is a slash and then no other";
+    let error = "shm_open cnblogs: a name is a slash, and up to 255 bytes without one";
     run(&mut program(SHM, &["reader", "cnblogs"])).failed(1, &[error]);
 }
 
@@ -114,14 +116,12 @@ fn what_a_killed_run_leaves_is_replaced() {
 #[test]
 fn a_second_reader_is_refused() {
     let test = "second";
-    let first = role("reader", test);
-    // It attaches when it reads; as long as it waits, it has.
-    support::wait_for("the reader to wait", &mut || {
-        let second = run(&mut program(SHM, &["reader", &name(test)]));
-        second.stderr.contains("it already has, or had, a reader")
-    });
-    first.kill_group(Signal::SIGINT);
-    first.finish().failed(130, &["stopped by SIGINT"]);
+    let writer = role("writer", test);
+    let first = stopped_role("reader", test, &[]); // with "Hello" in its hands
+    let second = run(&mut program(SHM, &["reader", &name(test)]));
+    second.failed(1, &["it already has, or had, a reader"]);
+    first.finish().succeeded();
+    writer.finish().succeeded();
     assert!(!exists(test));
 }
 
@@ -162,4 +162,49 @@ fn the_race_loses_counts_and_the_semaphore_none() {
     };
     assert_eq!((counted + lost, all, with, of), (20_000, 20_000, 20_000, 20_000));
     assert!(lost > 0, "{printed}");
+}
+
+#[test]
+fn who_is_killed_in_a_demonstration_is_named() {
+    check_kills(SHM, &["isolation"], &["child"]);
+    check_kills(SHM, &["race"], &["one", "two"]);
+}
+
+#[test]
+fn memory_that_is_not_a_mailbox_of_ours_is_left_alone() {
+    let test = "foreign";
+    let path = Path::new("/dev/shm").join(&name(test)[1..]);
+    for (content, why) in [
+        ("", "mmap: it is empty"),
+        ("precious", "not a mailbox: it is too small"),
+        (&"precious".repeat(1000), "not a mailbox: it does not start like one"),
+    ] {
+        fs::write(&path, content).unwrap();
+        let why = why.replace("mmap:", &format!("mmap {}:", name(test)));
+        for role in ["writer", "reader"] {
+            run(&mut program(SHM, &[role, &name(test)])).failed(1, &[&why]);
+        }
+        assert_eq!(fs::read_to_string(&path).unwrap(), content);
+    }
+    if nix::unistd::geteuid().is_root() {
+        std::os::unix::fs::chown(&path, Some(65534), None).unwrap();
+        let error = format!("shm_open {}: belongs to user 65534", name(test));
+        run(&mut program(SHM, &["reader", &name(test)])).failed(1, &[&error]);
+    } else {
+        skip("another user's memory (only root can make that)");
+    }
+    fs::remove_file(&path).unwrap();
+    let long = format!("/{}", "x".repeat(300));
+    run(&mut program(SHM, &["reader", &long])).failed(1, &["up to 255 bytes"]);
+}
+
+#[test]
+fn without_memory_it_fails_before_it_is_touched() {
+    let full = "head -c 4096 /dev/zero > /dev/shm/full";
+    let script = format!("{full} && exec {SHM}");
+    let Some(mut command) = with_tmpfs(Path::new("/dev/shm"), "size=4k", &script) else {
+        return skip("a full /dev/shm (only root may mount)");
+    };
+    let error = ["posix_fallocate /cnblogs-", ": No space left on device"];
+    run(&mut command).failed(1, &error);
 }

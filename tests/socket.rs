@@ -111,7 +111,7 @@ fn messages_can_be_piped_in() {
 #[test]
 fn clients_are_served_at_the_same_time() {
     let (server, address) = server("127.0.0.1:0");
-    let mut streams: Vec<_> = (0..100).map(|_| open(&address)).collect();
+    let mut streams: Vec<_> = (0..500).map(|_| open(&address)).collect();
     // The last one is answered although all the others are still there.
     for (number, stream) in streams.iter_mut().enumerate().rev() {
         check_echo(stream, &format!("Hello from {number}"));
@@ -140,11 +140,31 @@ fn a_client_may_be_slow_or_rude_and_the_others_are_served() {
     let mut gone = open(&address);
     write_line(&mut gone, "Hello").unwrap();
     drop(gone);
+    // Somebody sends for ever without an end of line, and somebody never reads what comes back.
+    let mut flood = open(&address);
+    assert!((0..1024).any(|_| flood.write_all(&[b'x'; 1 << 20]).is_err()), "1 GiB");
+    let mut deaf = open(&address);
+    deaf.set_write_timeout(Some(std::time::Duration::from_millis(100))).unwrap();
+    assert!((0..1024).any(|_| deaf.write_all(&[b'\n'; 1 << 20]).is_err()), "1 GiB");
     check_echo(&mut open(&address), "Hello");
     half.write_all(b"ne\n").unwrap();
     let reply = read_line(&mut BufReader::new(&mut half)).unwrap();
     assert_eq!(reply.unwrap(), "half a line");
     stop(server);
+}
+
+#[test]
+fn too_many_clients_wait_for_one_to_leave() {
+    let mut command = program("sh", &["-c", "ulimit -n 20; exec \"$0\" \"$@\"", SOCKET]);
+    let mut server = Program::start(command.args(["server", "127.0.0.1:0"]));
+    let line = server.line();
+    let (_, address) = line.split_once("listens on ").unwrap();
+    // All are connected, the later ones in the kernel's queue only.
+    for mut stream in (0..100).map(|_| open(address)).collect::<Vec<_>>() {
+        check_echo(&mut stream, "Hello"); // and leaves
+    }
+    let printed = stop(server);
+    assert!(printed.contains("accept: Too many open files"), "{printed}");
 }
 
 #[test]
@@ -301,6 +321,11 @@ fn errors_name_the_call_and_the_address() {
     run(&mut program(SOCKET, &["client", "unix:/nonexistent/socket"])).failed(1, &[error]);
     let error = "bind 192.0.2.99:9000: Cannot assign requested address";
     run(&mut program(SOCKET, &["server", "192.0.2.99:9000"])).failed(1, &[error]);
+    if nix::unistd::geteuid().is_root() {
+        let mut nobody = program(SOCKET, &["server", "127.0.0.1:80"]);
+        std::os::unix::process::CommandExt::uid(&mut nobody, 65534);
+        run(&mut nobody).failed(1, &["bind 127.0.0.1:80: Permission denied"]);
+    }
     let error = "resolve no-such-host.invalid:9000: ";
     run(&mut program(SOCKET, &["client", "no-such-host.invalid:9000"])).failed(1, &[error]);
 }

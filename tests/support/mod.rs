@@ -421,3 +421,45 @@ pub fn check_accidents(exe: &str, roles: &[&str], story: &str) {
         }
     }
 }
+
+/// Checks a program whose lines differ from run to run: as soon as a line is there, each role is
+/// killed in several ways. It may have ended by then; otherwise it is named.
+#[track_caller]
+pub fn check_kills(exe: &str, args: &[&str], roles: &[&str]) {
+    let lines = run(&mut program(exe, args)).succeeded().lines().count();
+    for role in roles {
+        for line in 0..=lines {
+            for signals in
+                [&[Signal::SIGKILL][..], &[Signal::SIGTERM], &[Signal::SIGSTOP, Signal::SIGKILL]]
+            {
+                let mut program = Program::start(&mut program(exe, args));
+                (0..line).for_each(|_| drop(program.line()));
+                let Some(pid) = program.members().into_iter().find(|pid| name(*pid) == *role)
+                else {
+                    program.finish().succeeded();
+                    continue;
+                };
+                for signal in signals {
+                    let _ = kill(pid, *signal); // it may have ended since
+                }
+                let finished = program.finish();
+                if finished.code() != 0 {
+                    let last = signals.last().unwrap();
+                    finished.failed(1, &[&format!("{role} was killed by {last}")]);
+                }
+            }
+        }
+    }
+}
+
+/// A command that runs a program where a mount of this kind hides `dir`, if we may mount.
+pub fn with_tmpfs(dir: &Path, options: &str, command: &str) -> Option<Command> {
+    let mount = format!("mount -t tmpfs -o {options} none {}", dir.display());
+    let in_sh = |script: &str| {
+        let mut unshare = Command::new("unshare");
+        unshare.args(["-m", "sh", "-c", script]);
+        unshare
+    };
+    let allowed = in_sh(&mount).output().is_ok_and(|output| output.status.success());
+    allowed.then(|| in_sh(&format!("{mount} && {command}")))
+}
