@@ -34,6 +34,7 @@ fn main() {
         the_one_that_was_killed_is_named,
         a_stop_signal_ends_all,
         signals_on_hold_are_not_the_child_s,
+        a_child_can_supervise_too,
     ];
     let mut failed = 0;
     for (name, check) in &checks {
@@ -197,6 +198,15 @@ fn signals_on_hold_are_not_the_child_s() {
         Ok(())
     });
     child.unwrap().join().unwrap();
+}
+
+fn a_child_can_supervise_too() {
+    hold_signals().unwrap();
+    let child = Process::spawn("child", || {
+        let grandchild = Process::spawn("grandchild", || Ok(()))?;
+        supervise([grandchild])
+    });
+    supervise([child.unwrap()]).unwrap();
 }
 
 fn wait_for_ever() -> Result<()> {

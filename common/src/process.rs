@@ -2,7 +2,7 @@ use std::ffi::CString;
 use std::fmt;
 use std::io::{self, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::OnceLock;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -21,7 +21,7 @@ const PANICKED: i32 = 101;
 const STOP_SIGNALS: [Signal; 3] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
 
 /// The signal mask from before [`hold_signals`], for the children to go back to.
-static ORIGINAL_MASK: OnceLock<SigSet> = OnceLock::new();
+static ORIGINAL_MASK: Mutex<Option<SigSet>> = Mutex::new(None);
 
 /// A child process: `multiprocessing.Process(target=f, args=…)` with `start()` called.
 ///
@@ -198,15 +198,19 @@ impl Drop for Process {
 /// signal that killed the program in between would leave it behind. Children are not
 /// affected. Calling it again does nothing.
 pub fn hold_signals() -> Result<()> {
-    if ORIGINAL_MASK.get().is_some() {
+    let mut original = original_mask();
+    if original.is_some() {
         return Ok(());
     }
     // Where our parent ignored SIGCHLD, the kernel would not tell us of a child's end.
     sys::default_sigchld().context("sigaction SIGCHLD")?;
-    let original =
-        supervised_signals().thread_swap_mask(SigmaskHow::SIG_BLOCK).context("pthread_sigmask")?;
-    ORIGINAL_MASK.get_or_init(|| original);
+    let mask = supervised_signals().thread_swap_mask(SigmaskHow::SIG_BLOCK);
+    *original = Some(mask.context("pthread_sigmask")?);
     Ok(())
+}
+
+fn original_mask() -> MutexGuard<'static, Option<SigSet>> {
+    ORIGINAL_MASK.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Waits for all `processes`. The first that fails, or a signal that asks to stop, ends the others.
@@ -270,7 +274,8 @@ fn run_child(name: &str, parent: Pid, body: impl FnOnce() -> Result<()>) -> i32 
         if getppid() != parent {
             bail!("the parent is gone");
         }
-        if let Some(mask) = ORIGINAL_MASK.get() {
+        // Taken, so that a child which supervises children of its own holds the signals anew.
+        if let Some(mask) = original_mask().take() {
             mask.thread_set_mask().context("pthread_sigmask")?;
         }
         body()
