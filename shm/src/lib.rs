@@ -235,19 +235,22 @@ impl Mailbox {
     /// a mailbox; otherwise as [`SharedMemory::open`] does.
     pub fn open(name: &str, timeout: Option<Duration>) -> io::Result<Mailbox> {
         let deadline = after(timeout);
-        let finished = Instant::now() + UNFINISHED;
+        let mut seen_unfinished = None;
         loop {
-            let late = |deadline| Instant::now() >= deadline;
-            match Mailbox::open_now(name) {
+            let opened = Mailbox::open_now(name);
+            let now = Instant::now();
+            match opened {
                 Err(error) if error.kind() == ErrorKind::NotFound => {
-                    if deadline.is_some_and(late) {
-                        let error =
-                            io::Error::new(ErrorKind::TimedOut, "nobody created it in time");
-                        return Err(named("open", name, error));
+                    if deadline.is_some_and(|deadline| now >= deadline) {
+                        let what = "nobody created it in time";
+                        return Err(named("open", name, io::Error::new(ErrorKind::TimedOut, what)));
                     }
+                    seen_unfinished = None;
                 }
                 // Perhaps its creator is about to finish it.
-                Err(error) if error.kind() == ErrorKind::InvalidData && !late(finished) => {}
+                Err(error)
+                    if error.kind() == ErrorKind::InvalidData
+                        && now - *seen_unfinished.get_or_insert(now) < UNFINISHED => {}
                 opened => return opened,
             }
             // The kernel cannot wake us when a name appears: look again. (Not `sleep`: each
@@ -788,6 +791,20 @@ mod tests {
             assert_eq!(error.to_string(), format!("open {name}: not a mailbox: {why}"));
             assert_eq!(there.bytes()[0].load(Ordering::Relaxed), b'x');
         }
+    }
+
+    #[test]
+    fn who_waits_for_a_mailbox_does_not_see_it_half_made() {
+        let name = unused();
+        let half_made = SharedMemory::create(&name, size_of::<Header>() + 16).unwrap();
+        thread::scope(|scope| {
+            let opened = scope.spawn(|| Mailbox::open(&name, None).unwrap());
+            let mailbox = Mailbox::new(half_made);
+            mailbox.header().filled.init(0).unwrap();
+            mailbox.header().empty.init(1).unwrap();
+            mailbox.header().ready.store(READY, Ordering::Release);
+            assert_eq!(opened.join().unwrap().capacity(), 16);
+        });
     }
 
     #[test]
