@@ -11,7 +11,7 @@ use anyhow::{Result, bail};
 use common::{Process, Stopped, hold_signals, supervise};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
-use nix::sys::signal::{SigSet, Signal, kill, raise};
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, kill, raise, sigaction};
 use nix::unistd::{Pid, getpid, getppid, pipe2};
 
 /// A check and its name.
@@ -35,6 +35,7 @@ fn main() {
         a_stop_signal_ends_all,
         signals_on_hold_are_not_the_child_s,
         a_child_can_supervise_too,
+        what_is_ignored_stays_ignored,
     ];
     let mut failed = 0;
     for (name, check) in &checks {
@@ -180,7 +181,7 @@ fn the_one_that_was_killed_is_named() {
 }
 
 fn a_stop_signal_ends_all() {
-    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+    for signal in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM] {
         hold_signals().unwrap();
         let waiting = Process::spawn("waiting", wait_for_ever).unwrap();
         let pid = Pid::from_raw(waiting.id() as i32);
@@ -207,6 +208,24 @@ fn a_child_can_supervise_too() {
         supervise([grandchild])
     });
     supervise([child.unwrap()]).unwrap();
+}
+
+/// As under nohup, or where whoever started us does not care for its children.
+fn what_is_ignored_stays_ignored() {
+    let child = Process::spawn("child", || {
+        for signal in [Signal::SIGHUP, Signal::SIGCHLD] {
+            let ignore = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
+            #[expect(unsafe_code, reason = "what a parent may have done to us")]
+            // SAFETY: installs no handler. Not covered: nothing else.
+            unsafe { sigaction(signal, &ignore) }?;
+        }
+        hold_signals()?;
+        raise(Signal::SIGHUP)?;
+        let failing = Process::spawn("failing", || bail!("on purpose"))?;
+        assert_eq!(failing.join().unwrap_err().to_string(), "failing failed with exit status 1");
+        supervise([Process::spawn("grandchild", || Ok(()))?])
+    });
+    child.unwrap().join().unwrap();
 }
 
 fn wait_for_ever() -> Result<()> {

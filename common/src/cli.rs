@@ -1,7 +1,7 @@
 use std::fmt;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::{Stopped, log};
 
@@ -37,10 +37,7 @@ pub fn main(help: &str, run: impl FnOnce(&[&str]) -> Result<()>) -> ExitCode {
     let args: Vec<_> = std::env::args_os().skip(1).collect();
     let args: Option<Vec<&str>> = args.iter().map(|arg| arg.to_str()).collect();
     let result = match args.as_deref() {
-        Some([.., "--help" | "-h"]) => {
-            log::print(help);
-            Ok(())
-        }
+        Some([.., "--help" | "-h"]) => log::print(help).context("write stdout"),
         Some(args) => run(args),
         None => Err(Usage("expected arguments in UTF-8".into()).into()),
     };

@@ -52,16 +52,16 @@ pub fn say_line(text: fmt::Arguments) {
         Some(Role { name, .. }) => format!("{name:>WIDTH$} | {plain}\n"),
         None => format!("{:>WIDTH$} | {plain}\n", "parent"),
     };
-    print(&line);
+    // Like println!, for instance when the disk is full.
+    print(&line).unwrap_or_else(|error| panic!("write stdout: {error}"));
 }
 
-/// Writes `text` to stdout in one piece.
-pub(crate) fn print(text: &str) {
+/// Writes `text` to stdout in one piece. That nobody reads it any more is no error.
+pub(crate) fn print(text: &str) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-        // Like println!, but a reader that went away is no reason to panic.
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => panic!("write stdout: {error}"),
-        _ => {}
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        result => result,
     }
 }
 

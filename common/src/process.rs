@@ -18,7 +18,8 @@ use crate::log;
 const PANICKED: i32 = 101;
 
 /// The signals that ask a program to stop.
-const STOP_SIGNALS: [Signal; 3] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
+const STOP_SIGNALS: [Signal; 4] =
+    [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM];
 
 /// The signal mask from before [`hold_signals`], for the children to go back to.
 static ORIGINAL_MASK: Mutex<Option<SigSet>> = Mutex::new(None);
@@ -37,7 +38,7 @@ pub struct Process {
 /// The error of [`supervise`] when a signal asked the program to stop.
 #[derive(Debug)]
 pub struct Stopped(
-    /// The signal: SIGINT, SIGTERM or SIGHUP.
+    /// The signal: SIGHUP, SIGINT, SIGQUIT or SIGTERM.
     pub Signal,
 );
 
@@ -67,6 +68,8 @@ impl Process {
         // What is still in the buffer would be in the child's too, and printed twice.
         // A closed stdout is the log's business, not ours.
         let _ = io::stdout().flush();
+        // Where whoever started us ignored SIGCHLD, the kernel would throw the status away.
+        sys::default_sigchld().context("sigaction SIGCHLD")?;
         let parent = getpid();
         match sys::fork().with_context(|| format!("fork {name}"))? {
             Some(pid) => Ok(Process { name: name.to_owned(), pid, parent, reaped: false }),
@@ -192,7 +195,7 @@ impl Drop for Process {
     }
 }
 
-/// Lets Ctrl-C, SIGTERM and SIGHUP wait from now on, until [`supervise`] takes them.
+/// Lets Ctrl-C and the other stop signals wait from now on, until [`supervise`] takes them.
 ///
 /// Call it before making what must be removed at the end (a file, a directory, a name): a
 /// signal that killed the program in between would leave it behind. Children are not
@@ -202,11 +205,24 @@ pub fn hold_signals() -> Result<()> {
     if original.is_some() {
         return Ok(());
     }
-    // Where our parent ignored SIGCHLD, the kernel would not tell us of a child's end.
-    sys::default_sigchld().context("sigaction SIGCHLD")?;
-    let mask = supervised_signals().thread_swap_mask(SigmaskHow::SIG_BLOCK);
-    *original = Some(mask.context("pthread_sigmask")?);
+    // What we were started to ignore stays ignored (nohup, a shell's background job): held, it
+    // would be delivered.
+    let ignored = ignored_signals()?;
+    let mut held = supervised_signals();
+    ignored.iter().for_each(|signal| held.remove(signal));
+    let mask = held.thread_swap_mask(SigmaskHow::SIG_BLOCK).context("pthread_sigmask")?;
+    *original = Some(mask);
     Ok(())
+}
+
+/// The stop signals that this process ignores: proc_pid_status(5).
+fn ignored_signals() -> Result<SigSet> {
+    let status = std::fs::read_to_string("/proc/self/status").context("read /proc/self/status")?;
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:\t"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask, 16).ok());
+    let mask = mask.context("read /proc/self/status: no SigIgn")?;
+    let ignored = |signal: &Signal| mask >> (*signal as i32 - 1) & 1 == 1;
+    Ok(STOP_SIGNALS.into_iter().filter(ignored).collect())
 }
 
 fn original_mask() -> MutexGuard<'static, Option<SigSet>> {

@@ -30,7 +30,8 @@ Usage: cargo run -p fifo                    both, in a directory of their own
        cargo run -p fifo producer [DIR]     the producer: msg 1 to msg 3, exit
 
 Start consumer and producer in two terminals, in either order. They meet at
-pipe.in and pipe.out in DIR (default: the current directory).
+pipe.in and pipe.out in DIR (default: the current directory). One pair for each
+DIR: a second consumer or producer would take what is meant for the first.
 ";
 
 fn main() -> ExitCode {

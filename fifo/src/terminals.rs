@@ -18,7 +18,7 @@ use common::{Process, hold_signals, say, supervise};
 
 use crate::{REPLIES, REQUESTS, read};
 
-/// Runs the consumer: echoes lines, of any number of producers, until one is `exit`.
+/// Runs the consumer: echoes lines, whoever writes them, until one is `exit`.
 pub fn consumer(dir: &Path) -> Result<()> {
     alone("consumer", dir, || serve(dir))
 }

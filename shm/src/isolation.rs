@@ -12,7 +12,7 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context, Result, ensure};
 use common::{Process, hold_signals, say, supervise};
@@ -22,50 +22,53 @@ use shm::SharedMemory;
 const PAGE: usize = 4096;
 
 #[repr(align(4096))]
-struct Page([AtomicU8; PAGE]);
+struct Page([AtomicU64; PAGE / 8]);
 
 pub fn both() -> Result<()> {
     hold_signals()?;
-    let private = Box::new(Page([const { AtomicU8::new(0) }; PAGE]));
+    let private = Box::new(Page([const { AtomicU64::new(0) }; PAGE / 8]));
     let shared = SharedMemory::create(&crate::unguessable(), PAGE)?;
     write(&private.0, "Hello");
-    write(shared.bytes(), "Hello");
+    write(shared.words(), "Hello");
     say!("private page at {}", describe(&private.0)?);
-    say!("shared  page at {}", describe(shared.bytes())?);
+    say!("shared  page at {}", describe(shared.words())?);
 
     let child = Process::spawn("child", || {
         // The same addresses, and still the same frames.
         say!("private page at {}", describe(&private.0)?);
-        say!("shared  page at {}", describe(shared.bytes())?);
+        say!("shared  page at {}", describe(shared.words())?);
         say!("writes Alpha_Panda into both");
         write(&private.0, "Alpha_Panda");
-        write(shared.bytes(), "Alpha_Panda");
+        write(shared.words(), "Alpha_Panda");
         say!("private page at {}", describe(&private.0)?);
-        say!("shared  page at {}", describe(shared.bytes())?);
+        say!("shared  page at {}", describe(shared.words())?);
         Ok(())
     })?;
     supervise([child])?;
 
     say!("private page at {}", describe(&private.0)?);
-    say!("shared  page at {}", describe(shared.bytes())?);
+    say!("shared  page at {}", describe(shared.words())?);
     ensure!(read(&private.0) == "Hello", "the private page is not private");
-    ensure!(read(shared.bytes()) == "Alpha_Panda", "the shared page is not shared");
+    ensure!(read(shared.words()) == "Alpha_Panda", "the shared page is not shared");
     Ok(())
 }
 
-fn write(page: &[AtomicU8], text: &str) {
-    for (byte, new) in page.iter().zip(text.bytes().chain([0])) {
-        byte.store(new, Ordering::Relaxed);
+fn write(page: &[AtomicU64], text: &str) {
+    let mut bytes = text.as_bytes().to_vec();
+    bytes.resize(16, 0);
+    for (word, eight) in page.iter().zip(bytes.chunks_exact(8)) {
+        let new = eight.iter().rev().fold(0, |new, byte| new << 8 | u64::from(*byte));
+        word.store(new, Ordering::Relaxed);
     }
 }
 
-fn read(page: &[AtomicU8]) -> String {
-    let bytes = page.iter().map(|byte| byte.load(Ordering::Relaxed));
+fn read(page: &[AtomicU64]) -> String {
+    let bytes = page.iter().flat_map(|word| word.load(Ordering::Relaxed).to_le_bytes());
     bytes.take_while(|byte| *byte != 0).map(char::from).collect()
 }
 
 /// Where a page is, virtually and really, and what it says.
-fn describe(page: &[AtomicU8]) -> Result<String> {
+fn describe(page: &[AtomicU64]) -> Result<String> {
     let text = read(page); // also sees to it that the page is there
     let address = page.as_ptr() as usize;
     let frame = match frame(address)? {

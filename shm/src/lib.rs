@@ -45,7 +45,7 @@ use std::io::{self, ErrorKind};
 use std::ops::Deref;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use memmap2::{MmapOptions, MmapRaw};
@@ -130,21 +130,16 @@ impl SharedMemory {
         self.map.len()
     }
 
-    /// The memory as single bytes, each read and written atomically.
+    /// The memory as 64-bit numbers, each read and written atomically; a rest of up to seven
+    /// bytes is left out.
     ///
     /// That makes a race with another process harmless to Rust, but not to the data: who needs
-    /// more than one byte at a time to be consistent needs a semaphore.
-    pub fn bytes(&self) -> &[AtomicU8] {
-        // SAFETY: the mapping is `size` bytes long, lives as long as `self`, and the object was
-        // made or measured at that size. Atomics may change under a shared reference. Not
-        // covered: a process that shrinks the object (SIGBUS), or writes other than atomically.
-        unsafe { std::slice::from_raw_parts(self.map.as_ptr().cast(), self.size()) }
-    }
-
-    /// The memory as 64-bit numbers, each read and written atomically; a rest of up to seven bytes
-    /// is left out.
+    /// more than one number at a time to be consistent needs a semaphore.
     pub fn words(&self) -> &[AtomicU64] {
-        // SAFETY: as for `bytes`; a mapping starts at a page, so it is aligned.
+        // SAFETY: the mapping is `size` bytes long, starts at a page, and lives as long as
+        // `self`; the object was made or measured at that size. Atomics may change under a
+        // shared reference. Not covered: a process that shrinks the object (SIGBUS), or writes
+        // it otherwise than by whole words, atomically.
         unsafe { std::slice::from_raw_parts(self.map.as_ptr().cast(), self.size() / 8) }
     }
 }
@@ -170,10 +165,8 @@ impl Drop for SharedMemory {
 pub struct Mailbox {
     memory: SharedMemory,
     spin: bool,
-    /// The locks of the roles that this process has taken.
-    creator: OnceCell<File>,
-    writer: OnceCell<File>,
-    reader: OnceCell<File>,
+    /// The locks of the roles that this process has taken: creator, writer, reader.
+    roles: [OnceCell<File>; 3],
 }
 
 /// A message whose slot is still taken; dropping it frees the slot for the next one.
@@ -214,6 +207,8 @@ enum Role {
     Creator,
     Writer,
     Reader,
+    /// Who removes what killed processes have left.
+    Remover,
 }
 
 impl Mailbox {
@@ -261,7 +256,8 @@ impl Mailbox {
 
     /// Creates a mailbox, or opens it if another process has; for two that start in either order.
     ///
-    /// What is left of a mailbox whose processes were all killed is replaced. Fails as
+    /// What is left of a mailbox whose processes were all killed is replaced. (Not what is left
+    /// of one whose creator was killed before it was finished: that is an error.) Fails as
     /// [`Mailbox::create`] and [`Mailbox::open`] do.
     pub fn create_or_open(name: &str, capacity: usize) -> io::Result<Mailbox> {
         loop {
@@ -282,7 +278,7 @@ impl Mailbox {
             // Only who holds this lock unlinks, and only what still has the name: so two that
             // do this at the same time never unlink each other's new mailbox.
             let file = &mailbox.memory.file;
-            if fcntl(file, FcntlArg::F_OFD_SETLK(&lock_of(Role::Creator))).is_ok() {
+            if fcntl(file, FcntlArg::F_OFD_SETLK(&lock_of(Role::Remover))).is_ok() {
                 drop(Unlink { name, file });
             }
         }
@@ -382,9 +378,7 @@ impl Mailbox {
             memory,
             // On one CPU the other side cannot run while we spin.
             spin: std::thread::available_parallelism().is_ok_and(|cpus| cpus.get() > 1),
-            creator: OnceCell::new(),
-            writer: OnceCell::new(),
-            reader: OnceCell::new(),
+            roles: [const { OnceCell::new() }; 3],
         }
     }
 
@@ -403,11 +397,7 @@ impl Mailbox {
 
     /// Takes a role, once: from now on the kernel knows whether this process is alive.
     fn attach(&self, role: Role) -> io::Result<()> {
-        let cell = match role {
-            Role::Creator => &self.creator,
-            Role::Writer => &self.writer,
-            Role::Reader => &self.reader,
-        };
+        let cell = &self.roles[role as usize];
         if cell.get().is_some() {
             return Ok(());
         }
@@ -509,6 +499,7 @@ impl Role {
             Role::Creator => "creator",
             Role::Writer => "writer",
             Role::Reader => "reader",
+            Role::Remover => "remover",
         }
     }
 }
@@ -542,7 +533,7 @@ impl Semaphore {
                 Some(deadline) => deadline.saturating_duration_since(Instant::now()),
                 None => LOOK_AGAIN,
             };
-            if self.raw().wait(left).map_err(|e| named("sem_timedwait", name, e))? {
+            if self.raw().wait(left.min(LOOK_AGAIN)).map_err(|e| named("sem_timedwait", name, e))? {
                 return Ok(());
             }
             if left.is_zero() {
@@ -725,9 +716,7 @@ mod tests {
         let created = SharedMemory::create(&name, 1024).unwrap();
         let opened = SharedMemory::open(&name).unwrap();
         assert_eq!((created.size(), opened.size()), (1024, 1024));
-        assert_ne!(created.bytes().as_ptr(), opened.bytes().as_ptr());
-        created.bytes()[1023].store(7, Ordering::Relaxed);
-        assert_eq!(opened.bytes()[1023].load(Ordering::Relaxed), 7);
+        assert_ne!(created.words().as_ptr(), opened.words().as_ptr());
         created.words()[0].store(1 << 40, Ordering::Relaxed);
         assert_eq!(opened.words()[0].load(Ordering::Relaxed), 1 << 40);
         assert_eq!(opened.words().len(), 128);
@@ -786,10 +775,10 @@ mod tests {
         assert_eq!(error.kind(), ErrorKind::TimedOut);
         for (size, why) in [(8, "it is too small"), (4096, "it does not start like one")] {
             let there = SharedMemory::create(&name, size).unwrap();
-            there.bytes()[0].store(b'x', Ordering::Relaxed);
+            there.words()[0].store(7, Ordering::Relaxed);
             let error = Mailbox::open(&name, None).unwrap_err();
             assert_eq!(error.to_string(), format!("open {name}: not a mailbox: {why}"));
-            assert_eq!(there.bytes()[0].load(Ordering::Relaxed), b'x');
+            assert_eq!(there.words()[0].load(Ordering::Relaxed), 7);
         }
     }
 

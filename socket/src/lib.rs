@@ -88,7 +88,8 @@ pub enum Stream {
 /// resolved, and the first of its addresses that can be used is.
 ///
 /// A socket file is made with mode 0600. If there is one already that nobody listens on any
-/// more, it is replaced; anything else at that path is left alone, and is an error.
+/// more, it is replaced; anything else at that path is left alone, and is an error. To find
+/// out, this connects: a server that does listen there sees a client come and go.
 pub fn listen(address: &Address) -> io::Result<Listener> {
     let inner = match address {
         Address::Tcp(host, port) => {
@@ -110,7 +111,7 @@ pub fn listen(address: &Address) -> io::Result<Listener> {
 /// Waits up to `timeout` (`None`: as long as the kernel tries, about two minutes for a host that
 /// does not answer). It returns as soon as the server's kernel has queued the
 /// connection, even before the server calls `accept`. A name is resolved, and each
-/// of its addresses tried in turn; resolving has no timeout.
+/// of its addresses tried in turn, as long as there is time; resolving has no timeout.
 ///
 /// Fails with `ConnectionRefused` or `NotFound` (Unix) when nobody listens, and `TimedOut`.
 pub fn connect(address: &Address, timeout: Option<Duration>) -> io::Result<Stream> {
@@ -192,7 +193,7 @@ impl Listener {
                 }
             };
             match accepted {
-                Err(error) if error.kind() == ErrorKind::ConnectionAborted => {}
+                Err(error) if gave_up(&error) => {}
                 Err(error) => {
                     let what = format!("accept: {error}");
                     return Err(io::Error::new(error.kind(), what));
@@ -382,8 +383,9 @@ fn connect_tcp(at: SocketAddr, deadline: Option<Instant>) -> io::Result<Stream> 
 
 fn connect_unix(path: &Path, timeout: Option<Duration>) -> io::Result<Stream> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    // Here connect(2) waits only while the server's queue is full, for this long:
-    socket.set_write_timeout(timeout)?;
+    // Here connect(2) waits only while the server's queue is full, for this long. (0 would be
+    // no timeout at all.)
+    socket.set_write_timeout(timeout.map(|timeout| timeout.max(Duration::from_micros(1))))?;
     let address = SockAddr::unix(path)?;
     loop {
         match socket.connect(&address) {
@@ -465,6 +467,17 @@ impl Drop for SocketFile {
             let _ = fs::remove_file(&self.path);
         }
     }
+}
+
+/// Whether an error of accept(2) is about the connection, and not about accepting.
+fn gave_up(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::ConnectionAborted
+            | ErrorKind::HostUnreachable
+            | ErrorKind::NetworkDown
+            | ErrorKind::NetworkUnreachable
+    )
 }
 
 /// On a socket that waits, `WouldBlock` means that it has waited as long as it was told to.
@@ -627,8 +640,10 @@ mod tests {
         socket.bind(&SockAddr::unix(&path).unwrap()).unwrap();
         socket.listen(0).unwrap();
         let _first = connect(&address, SOON).unwrap();
-        let error = connect(&address, SOON).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::TimedOut);
+        for timeout in [SOON, Some(Duration::ZERO)] {
+            let error = connect(&address, timeout).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::TimedOut);
+        }
         // Such a server is there, so its file is not stale.
         assert_eq!(listen(&address).unwrap_err().kind(), ErrorKind::AddrInUse);
     }

@@ -72,11 +72,12 @@ fn serve(listener: &Listener) -> Result<()> {
     // Each client has a thread of its own, so none has to wait for another.
     thread::scope(|scope| {
         for number in 1.. {
+            let left = clients.lock().left;
             let stream = match listener.accept() {
                 Ok(stream) => stream,
                 // Too many open files, for instance. Accepting again at once would fail again; a
                 // client that leaves makes room.
-                Err(error) if clients.wait_until_one_leaves() => {
+                Err(error) if clients.wait_until_more_than(left) => {
                     say!("{error}: waited until a client left");
                     continue;
                 }
@@ -84,7 +85,8 @@ fn serve(listener: &Listener) -> Result<()> {
             };
             let client = clients.enter();
             let talk = move || {
-                let _client = client;
+                // In this order, so that the stream is closed before the client is counted out.
+                let (_client, stream) = (client, stream);
                 say!("client {number}: connected");
                 match echo(&stream) {
                     Ok(()) => say!("client {number}: closed"),
@@ -124,11 +126,17 @@ fn echo(stream: &Stream) -> io::Result<()> {
     }
 }
 
-/// How many clients there are.
+/// The clients, to wait for one to leave.
 #[derive(Default)]
 struct Clients {
-    count: Mutex<usize>,
+    counts: Mutex<Counts>,
     one_left: Condvar,
+}
+
+#[derive(Default)]
+struct Counts {
+    here: usize,
+    left: usize,
 }
 
 /// A client; dropping it counts it out.
@@ -136,28 +144,29 @@ struct Client<'a>(&'a Clients);
 
 impl Clients {
     fn enter(&self) -> Client<'_> {
-        *self.lock() += 1;
+        self.lock().here += 1;
         Client(self)
     }
 
-    /// Waits until there is one less; false if there are none.
-    fn wait_until_one_leaves(&self) -> bool {
-        let mut count = self.lock();
-        let before = *count;
-        while *count == before && before > 0 {
-            count = self.one_left.wait(count).unwrap_or_else(PoisonError::into_inner);
+    /// Waits until more than so many have left; false if there is none who could.
+    fn wait_until_more_than(&self, left: usize) -> bool {
+        let mut counts = self.lock();
+        while counts.left == left && counts.here > 0 {
+            counts = self.one_left.wait(counts).unwrap_or_else(PoisonError::into_inner);
         }
-        before > 0
+        counts.left > left
     }
 
-    fn lock(&self) -> MutexGuard<'_, usize> {
-        self.count.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Counts> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Client<'_> {
     fn drop(&mut self) {
-        *self.0.lock() -= 1;
+        let mut counts = self.0.lock();
+        counts.here -= 1;
+        counts.left += 1;
         self.0.one_left.notify_one();
     }
 }
