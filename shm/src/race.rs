@@ -34,21 +34,24 @@ pub fn all() -> Result<()> {
 /// Lets two processes count, and returns how far they got.
 fn race(mutex: Option<&Semaphore>) -> Result<u64> {
     let memory = SharedMemory::create(&crate::unguessable(), 16)?;
-    let [counter, started] = memory.words() else {
+    let [counter, arrived] = memory.words() else {
         unreachable!("16 bytes are two words");
     };
     let body = || {
-        // Off the line together.
-        started.fetch_add(1, Ordering::Relaxed);
-        while started.load(Ordering::Relaxed) < 2 {
-            std::thread::yield_now();
-        }
         for i in 0..COUNTS {
+            // The other process may run between our reading and our writing. Without the
+            // semaphore both meet there once, so that the race shows on any machine; and
+            // now and then we step aside, so that it shows more often on a single CPU.
+            let pause = || match i {
+                0 if mutex.is_none() => meet(arrived),
+                _ if i % 100 == 0 => std::thread::yield_now(),
+                _ => {}
+            };
             match mutex {
-                None => count(counter, i),
+                None => count(counter, pause),
                 Some(mutex) => {
                     mutex.wait(None)?;
-                    count(counter, i);
+                    count(counter, pause);
                     mutex.post();
                 }
             }
@@ -63,12 +66,16 @@ fn race(mutex: Option<&Semaphore>) -> Result<u64> {
 
 /// What `counter += 1` does, in its three steps. (`fetch_add` would do it in one, without any
 /// semaphore; but only for one number.)
-fn count(counter: &AtomicU64, i: u64) {
+fn count(counter: &AtomicU64, pause: impl FnOnce()) {
     let value = counter.load(Ordering::Relaxed);
-    // The other process may run at any point. Now and then it gets the chance here, so that
-    // the race shows on a single CPU as well.
-    if i % 100 == 0 {
+    pause();
+    counter.store(value + 1, Ordering::Relaxed);
+}
+
+/// Waits until both processes are here.
+fn meet(arrived: &AtomicU64) {
+    arrived.fetch_add(1, Ordering::Relaxed);
+    while arrived.load(Ordering::Relaxed) < 2 {
         std::thread::yield_now();
     }
-    counter.store(value + 1, Ordering::Relaxed);
 }
