@@ -10,8 +10,8 @@ use std::process::{Child, Command, Stdio};
 
 use nix::sys::signal::Signal;
 use support::{
-    Program, TempDir, check_accidents, check_story, list, program, readme_shows, run, skip,
-    with_tmpfs,
+    Program, TempDir, check_accidents, check_kills, check_story, list, program, readme_shows, run,
+    skip, with_tmpfs,
 };
 
 const FIFO: &str = env!("CARGO_BIN_EXE_fifo");
@@ -26,6 +26,7 @@ fn the_story_is_the_one_in_the_readme() {
 #[test]
 fn who_is_killed_is_named() {
     check_accidents(FIFO, &["consumer", "producer"], &readme_shows(STORY));
+    check_kills(FIFO, &[], &["consumer", "producer"]);
 }
 
 #[test]

@@ -134,5 +134,6 @@ fn a_frame_that_python_tears_is_an_error() {
 
 #[test]
 fn a_killed_sender_is_named() {
+    check_kills(PIPE, &[], &["subprocess"]);
     check_kills(PIPE, &["half-duplex"], &["subprocess"]);
 }

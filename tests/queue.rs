@@ -37,6 +37,7 @@ fn workers_do_each_job_once() {
 #[test]
 fn who_is_killed_is_named() {
     check_accidents(QUEUE, &["producer", "consumer"], &readme_shows(STORY));
+    check_kills(QUEUE, &[], &["producer", "consumer"]);
 }
 
 #[test]

@@ -23,6 +23,7 @@ fn the_story_is_the_one_in_the_readme() {
 #[test]
 fn who_is_killed_is_named() {
     check_accidents(SHM, &["writer", "reader"], &readme_shows(STORY));
+    check_kills(SHM, &[], &["writer", "reader"]);
 }
 
 #[test]
@@ -39,7 +40,7 @@ fn bad_arguments_are_refused() {
 /// One role in a terminal of its own, meeting the other at a name that no other test uses.
 fn role(role: &str, test: &str) -> Program {
     let mut program = Program::start(&mut program(SHM, &[role, &name(test)]));
-    program.line_with(&format!("meets the other side at {}", name(test)));
+    program.line_with(&format!("waits for the other side at {}", name(test)));
     program
 }
 
@@ -68,7 +69,7 @@ fn two_terminals_in_either_order() {
 
 /// One role, stopped before it prints what comes after `lines`.
 fn stopped_role(role: &str, test: &str, lines: &[&str]) -> Program {
-    let meets = format!("meets the other side at {}", name(test));
+    let meets = format!("waits for the other side at {}", name(test));
     let lines = [&[meets.as_str()], lines].concat();
     let room = lines.iter().map(|line| format!("{role:>10} | {line}\n").len()).sum();
     Program::start_stopped_at(&mut program(SHM, &[role, &name(test)]), room)

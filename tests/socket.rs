@@ -9,7 +9,8 @@ use std::process::{Command, Stdio};
 use nix::sys::signal::Signal;
 use socket::{Address, Stream, connect, read_line, write_line};
 use support::{
-    Program, TempDir, check_accidents, check_story, has, list, program, readme_shows, run, skip,
+    Program, TempDir, check_accidents, check_kills, check_story, has, list, program, readme_shows,
+    run, skip,
 };
 
 const SOCKET: &str = env!("CARGO_BIN_EXE_socket");
@@ -24,6 +25,7 @@ fn the_story_is_the_one_in_the_readme() {
 #[test]
 fn who_is_killed_is_named() {
     check_accidents(SOCKET, &["server", "client"], &readme_shows(STORY));
+    check_kills(SOCKET, &[], &["server", "client"]);
 }
 
 #[test]

@@ -30,7 +30,7 @@ fn alone(role: &str, name: &str, body: fn(&Mailbox) -> Result<()>) -> Result<()>
     // Whoever comes first creates it, and whoever created it unlinks it.
     let mailbox = Mailbox::create_or_open(name, SIZE)?;
     supervise([Process::spawn(role, || {
-        say!("meets the other side at {name}");
+        say!("waits for the other side at {name}");
         body(&mailbox)
     })?])
 }
