@@ -70,8 +70,8 @@ pub fn open_reader(path: &Path, timeout: Option<Duration>) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.read(true);
     match timeout {
-        None => open_blocking(path, &mut options),
-        Some(timeout) => open_nonblocking(path, &mut options)
+        None => open(path, &mut options, OFlag::empty()),
+        Some(timeout) => open(path, &mut options, OFlag::O_NONBLOCK)
             .and_then(|file| await_writer(&file, timeout).and_then(|()| blocking(file))),
     }
     .map_err(|error| named("open for reading", path, error))
@@ -86,7 +86,7 @@ pub fn open_writer(path: &Path, timeout: Option<Duration>) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.write(true);
     match timeout {
-        None => open_blocking(path, &mut options),
+        None => open(path, &mut options, OFlag::empty()),
         Some(timeout) => open_with_reader(path, &mut options, timeout).and_then(blocking),
     }
     .map_err(|error| named("open for writing", path, error))
@@ -183,19 +183,12 @@ fn adopt(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn open_blocking(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
+/// Opens a FIFO and nothing else.
+fn open(path: &Path, options: &mut OpenOptions, flags: OFlag) -> io::Result<File> {
     // Looked at before, since opening some other thing can wait, or have effects; and after,
     // since it may have been replaced in between.
     require_fifo(&fs::symlink_metadata(path)?)?;
-    let file = options.custom_flags(OFlag::O_NOFOLLOW.bits()).open(path)?;
-    require_fifo(&file.metadata()?)?;
-    Ok(file)
-}
-
-fn open_nonblocking(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
-    require_fifo(&fs::symlink_metadata(path)?)?;
-    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
-    let file = options.custom_flags(flags.bits()).open(path)?;
+    let file = options.custom_flags((OFlag::O_NOFOLLOW | flags).bits()).open(path)?;
     require_fifo(&file.metadata()?)?;
     Ok(file)
 }
@@ -204,7 +197,7 @@ fn open_nonblocking(path: &Path, options: &mut OpenOptions) -> io::Result<File> 
 fn open_with_reader(path: &Path, options: &mut OpenOptions, timeout: Duration) -> io::Result<File> {
     let deadline = Instant::now().checked_add(timeout);
     loop {
-        match open_nonblocking(path, options) {
+        match open(path, options, OFlag::O_NONBLOCK) {
             // No reader yet. The kernel has no event for its coming: look again.
             Err(error) if error.raw_os_error() == Some(Errno::ENXIO as i32) => {
                 require_time(deadline, "reader")?;
