@@ -100,7 +100,7 @@ pub const LONGEST_LINE: usize = 4096;
 /// Waits while the pipe is full. Fails with `InvalidInput` if the message has a line's end in
 /// it or is longer than [`LONGEST_LINE`], and with `BrokenPipe` when no reader is left.
 pub fn write_line(fifo: &mut File, message: &str) -> io::Result<()> {
-    let line = format!("{message}\n");
+    let line = [message, "\n"].concat();
     if line.len() > LONGEST_LINE || message.contains('\n') {
         let what = format!("a message is one line of up to {} bytes", LONGEST_LINE - 1);
         return Err(io::Error::new(ErrorKind::InvalidInput, what));

@@ -136,7 +136,7 @@ pub const LONGEST_LINE: usize = 64 * 1024;
 /// it or is longer than [`LONGEST_LINE`], and with `BrokenPipe` or `ConnectionReset` when the other
 /// side is gone.
 pub fn write_line(stream: &mut impl Write, message: &str) -> io::Result<()> {
-    let line = format!("{message}\n");
+    let line = [message, "\n"].concat();
     if line.len() > LONGEST_LINE || message.contains('\n') {
         let what = format!("a message is one line of up to {} bytes", LONGEST_LINE - 1);
         return Err(io::Error::new(ErrorKind::InvalidInput, what));
