@@ -212,7 +212,7 @@ fn fifo_survives_kills() {
 fn queue_survives_kills() {
     const CAPACITY: usize = 4;
     let (random, mut lost, kills) = (Random::new(), 0, setting("IPC_KILLS", 100));
-    // A part of the values goes by shared memory.
+    // A part of the values goes by the file in memory.
     let longest = 80_000;
     let timeout = Duration::from_millis(5);
     // How many places are left when all is over.

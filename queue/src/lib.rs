@@ -8,8 +8,9 @@
 //!  get: take one of `items` ─▶ receive a value ─▶ give one to `slots`
 //! ```
 //!
-//! The values travel over an `ipc_channel` (a Unix socket, socketpair(2)); the bound is kept by two
-//! counting semaphores that every process inherits (eventfd(2) with `EFD_SEMAPHORE`).
+//! The values travel over an `ipc_channel` (a Unix socket, socketpair(2)), those that are too long for
+//! it by way of a file in memory (memfd_create(2)); the bound is kept by two counting semaphores
+//! that every process inherits (eventfd(2) with `EFD_SEMAPHORE`).
 //!
 //! ```
 //! use queue::{PutError, Queue};
@@ -38,17 +39,23 @@
 //! - Whole sequences of bytes are best sent as `serde_bytes::ByteBuf`: serde writes a `Vec<u8>`
 //!   number by number.
 
+use std::cell::Cell;
 use std::fmt;
-use std::io::{self, ErrorKind};
+use std::fs::File;
+use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
 use ipc_channel::IpcError;
-use ipc_channel::ipc::{self, IpcReceiver, IpcSender, IpcSharedMemory};
+use ipc_channel::ipc::{self, IpcReceiver, IpcSender};
 use ipc_channel::platform::OsIpcSender;
 use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, OFlag, fallocate};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::unistd::pipe2;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// A bounded queue of values of type `T`, shared by all processes forked after it was made.
@@ -61,6 +68,7 @@ pub struct Queue<T> {
     receiver: IpcReceiver<Message>,
     slots: Semaphore,
     items: Semaphore,
+    store: Store,
     capacity: u32,
     values: std::marker::PhantomData<fn(T) -> T>,
 }
@@ -87,9 +95,21 @@ pub enum GetError {
 #[derive(Debug, Serialize, Deserialize)]
 enum Message {
     Inline(#[serde(with = "serde_bytes")] Vec<u8>),
-    /// What is too long for the socket's buffer goes by shared memory.
-    Shared(IpcSharedMemory),
+    /// Too long for the socket's buffer: it lies in this place of the store.
+    Stored {
+        place: u32,
+        len: usize,
+    },
 }
+
+thread_local! {
+    /// Where values are encoded to and decoded from, kept for the next one: memory from the kernel
+    /// costs several times as much as what is then copied into it.
+    static SCRATCH: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// Up to this size a scratch buffer, or a place in the store, keeps its memory for the next value.
+const KEEP: usize = 4 * 1024 * 1024;
 
 impl<T: Serialize + DeserializeOwned> Queue<T> {
     /// Makes a queue for up to `capacity` values: `multiprocessing.Queue(capacity)`.
@@ -115,6 +135,7 @@ impl<T: Serialize + DeserializeOwned> Queue<T> {
             receiver,
             slots: Semaphore::new(slots)?,
             items: Semaphore::new(0)?,
+            store: Store::new(slots)?,
             capacity: slots,
             values: std::marker::PhantomData,
         })
@@ -159,45 +180,64 @@ impl<T: Serialize + DeserializeOwned> Queue<T> {
     }
 
     fn put_until(&self, value: T, deadline: Option<Instant>) -> Result<(), PutError<T>> {
+        let mut scratch = SCRATCH.take();
+        scratch.clear();
         // Encoded before anything is taken: a value that cannot be encoded changes nothing.
-        let encoded = postcard::to_stdvec(&value).map_err(|e| PutError::Io(invalid(e)))?;
+        let encoded = postcard::to_extend(&value, scratch).map_err(|e| PutError::Io(invalid(e)))?;
         if !self.slots.take(deadline).map_err(PutError::Io)? {
             return Err(PutError::Full(value));
         }
-        let message = if self.fits(encoded.len()) {
-            Message::Inline(encoded)
-        } else {
-            Message::Shared(IpcSharedMemory::from_bytes(&encoded))
-        };
-        let sent = self.sender.send(message);
-        // Not sent: the place is free again.
-        let (semaphore, result) = match sent {
-            Ok(()) => (&self.items, Ok(())),
-            Err(error) => (&self.slots, Err(PutError::Io(ipc_failed("sendmsg", error)))),
-        };
-        semaphore.give().map_err(PutError::Io)?;
-        result
+        let sent = self.send(&encoded);
+        keep(encoded);
+        // Not sent: the slot is free again.
+        let semaphore = if sent.is_ok() { &self.items } else { &self.slots };
+        semaphore.give().and(sent).map_err(PutError::Io)
     }
 
     fn get_until(&self, deadline: Option<Instant>) -> Result<T, GetError> {
         if !self.items.take(deadline).map_err(GetError::Io)? {
             return Err(GetError::Empty);
         }
+        let received = self.recv();
+        self.slots.give().map_err(GetError::Io)?;
+        let encoded = received.map_err(GetError::Io)?;
+        let decoded = postcard::from_bytes(&encoded).map_err(|e| GetError::Io(invalid(e)));
+        keep(encoded);
+        decoded
+    }
+
+    /// Sends an encoded value; we have taken one of `slots`.
+    fn send(&self, encoded: &[u8]) -> io::Result<()> {
+        let send = |message| self.sender.send(message).map_err(|e| ipc_failed("sendmsg", e));
+        if self.fits(encoded.len()) {
+            return send(Message::Inline(encoded.to_vec()));
+        }
+        let place = self.store.write(encoded)?;
+        let sent = send(Message::Stored { place, len: encoded.len() });
+        if sent.is_err() {
+            self.store.release(place, encoded.len())?;
+        }
+        sent
+    }
+
+    /// Receives an encoded value; we have taken one of `items`.
+    fn recv(&self) -> io::Result<Vec<u8>> {
         // A value is there for us, so this does not wait. Never ipc-channel's try_recv: it
         // makes the socket non-blocking for every process that shares it.
         let message = loop {
             match self.receiver.recv() {
                 Err(IpcError::Io(error)) if error.kind() == ErrorKind::Interrupted => {}
-                message => break message,
+                message => break message.map_err(|e| ipc_failed("recvmsg", e))?,
             }
         };
-        self.slots.give().map_err(GetError::Io)?;
-        let message = message.map_err(|e| GetError::Io(ipc_failed("recvmsg", e)))?;
-        let decoded = match &message {
-            Message::Inline(encoded) => postcard::from_bytes(encoded),
-            Message::Shared(encoded) => postcard::from_bytes(encoded),
-        };
-        decoded.map_err(|e| GetError::Io(invalid(e)))
+        match message {
+            Message::Inline(encoded) => Ok(encoded),
+            Message::Stored { place, len } => {
+                let encoded = self.store.read(place, len);
+                self.store.release(place, len)?;
+                encoded
+            }
+        }
     }
 
     /// Whether as many values of this encoded size as the queue can hold fit in the socket's buffer.
@@ -218,6 +258,81 @@ const HEADER: usize = 32;
 /// bookkeeping too, and rounds up.
 fn buffer_cost(len: usize) -> usize {
     (len + HEADER + 320).next_power_of_two() + 256
+}
+
+/// Places for values that are too long for the socket, shared by forked processes.
+///
+/// There is one for each slot of the queue, so who has taken a slot finds a place, too.
+#[derive(Debug)]
+struct Store {
+    /// A file in memory, with room for every place: what is not written takes no memory.
+    file: File,
+    /// A pipe with the numbers of the free places in it.
+    free: File,
+    freed: File,
+}
+
+/// Where in the file a place starts, times its number: more than any value can be long.
+const PLACE: u64 = 1 << 40;
+
+impl Store {
+    fn new(places: u32) -> io::Result<Store> {
+        let file = memfd_create("queue", MFdFlags::MFD_CLOEXEC);
+        let (free, freed) =
+            pipe2(OFlag::O_CLOEXEC).map_err(|errno| failed("pipe2", errno.into()))?;
+        let store = Store {
+            file: file.map_err(|errno| failed("memfd_create", errno.into()))?.into(),
+            free: free.into(),
+            freed: freed.into(),
+        };
+        (0..places).try_for_each(|place| (&store.freed).write_all(&place.to_ne_bytes()))?;
+        Ok(store)
+    }
+
+    /// Writes to a free place, and says which: pwrite(2).
+    fn write(&self, encoded: &[u8]) -> io::Result<u32> {
+        let mut place = [0; 4];
+        (&self.free).read_exact(&mut place).map_err(|e| failed("read (pipe)", e))?;
+        let place = u32::from_ne_bytes(place);
+        if let Err(error) = self.file.write_all_at(encoded, u64::from(place) * PLACE) {
+            self.release(place, encoded.len())?;
+            return Err(failed("pwrite (memfd)", error));
+        }
+        Ok(place)
+    }
+
+    /// Reads from a place: pread(2).
+    fn read(&self, place: u32, len: usize) -> io::Result<Vec<u8>> {
+        let mut encoded = SCRATCH.take();
+        encoded.resize(len, 0);
+        let read = self.file.read_exact_at(&mut encoded, u64::from(place) * PLACE);
+        read.map_err(|e| failed("pread (memfd)", e)).map(|()| encoded)
+    }
+
+    /// Makes a place free again.
+    fn release(&self, place: u32, len: usize) -> io::Result<()> {
+        if len > KEEP {
+            // Gives the memory back.
+            let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+            let offset = (u64::from(place) * PLACE) as i64;
+            while let Err(errno) = fallocate(&self.file, flags, offset, len as i64) {
+                if errno != Errno::EINTR {
+                    return Err(failed("fallocate (memfd)", errno.into()));
+                }
+            }
+        }
+        (&self.freed).write_all(&place.to_ne_bytes()).map_err(|e| failed("write (pipe)", e))
+    }
+}
+
+/// Keeps a buffer for the next value.
+fn keep(buffer: Vec<u8>) {
+    let kept = SCRATCH.take();
+    if (kept.capacity()..=KEEP).contains(&buffer.capacity()) {
+        SCRATCH.set(buffer);
+    } else {
+        SCRATCH.set(kept);
+    }
 }
 
 /// A counting semaphore that forked processes share: `multiprocessing.Semaphore`, eventfd(2).
@@ -314,6 +429,7 @@ fn invalid(error: impl fmt::Display) -> io::Error {
 mod tests {
     use super::*;
     use serde_bytes::ByteBuf;
+    use std::os::unix::fs::MetadataExt;
 
     #[test]
     fn values_come_out_in_order() {
@@ -355,6 +471,23 @@ mod tests {
                 }
                 assert!(queue.try_get().is_err());
             }
+        }
+    }
+
+    #[test]
+    fn a_very_long_value_gives_its_memory_back() {
+        let queue = Queue::new(2).unwrap();
+        for length in [KEEP / 2, 3 * KEEP] {
+            let value: Vec<u8> = (0..length).map(|i| (i % 251) as u8).collect();
+            for _ in 0..2 {
+                queue.try_put(ByteBuf::from(value.clone())).unwrap();
+            }
+            for _ in 0..2 {
+                assert!(queue.try_get().unwrap() == value, "{length}");
+            }
+            // In blocks of 512 bytes.
+            let held = queue.store.file.metadata().unwrap().blocks() * 512;
+            assert!(held <= 2 * KEEP as u64, "{length}: {held} bytes");
         }
     }
 
