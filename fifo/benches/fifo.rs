@@ -1,0 +1,113 @@
+//! Our FIFOs against bare ones: mkfifo(3), open(2), write(2), read(2).
+//!
+//! What `open_reader` and `open_writer` return is a plain file, so bytes cost the same. A line
+//! costs more: `write_line` and `read_line` look for its end and check that it is text.
+
+#[path = "../../benches/measure.rs"]
+mod measure;
+
+use std::fs::{File, OpenOptions};
+use std::io::{BufReader, Read, Write};
+use std::path::Path;
+use std::thread;
+
+use anyhow::{Context, Result, ensure};
+use fifo::PrivateDir;
+use measure::{ALL, LINES, Link, Peer, compare, cpus, head, pin, scaling, scaling_wanted};
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
+
+fn main() -> Result<()> {
+    let cpu = cpus()?[0];
+    pin(cpu)?;
+    let mut ours = Peer::start(cpu, pair(open_ours)?.map(Bytes::new))?;
+    if scaling_wanted() {
+        return scaling("fifo", &mut ours);
+    }
+    head("ours", "bare");
+    let mut lines = Peer::start(cpu, pair(open_ours)?.map(Lines::new))?;
+    let mut bare = Peer::start(cpu, pair(open_bare)?.map(Bytes::new))?;
+    compare("fifo", &ALL, &mut ours, &mut bare)?;
+    compare("fifo, lines", &LINES, &mut lines, &mut bare)
+}
+
+/// A FIFO's reading end and its writing end.
+type Ends = (File, File);
+
+fn open_ours(path: &Path) -> Result<Ends> {
+    fifo::create(path)?;
+    // Each open waits for the other.
+    thread::scope(|scope| {
+        let reader = scope.spawn(|| fifo::open_reader(path, None));
+        let writer = fifo::open_writer(path, None)?;
+        Ok((reader.join().unwrap()?, writer))
+    })
+}
+
+fn open_bare(path: &Path) -> Result<Ends> {
+    mkfifo(path, Mode::S_IRUSR | Mode::S_IWUSR)?;
+    thread::scope(|scope| {
+        let reader = scope.spawn(|| File::open(path));
+        let writer = OpenOptions::new().write(true).open(path)?;
+        Ok((reader.join().unwrap()?, writer))
+    })
+}
+
+/// Two FIFOs, one for each direction: what each of two processes reads and writes.
+fn pair(open: impl Fn(&Path) -> Result<Ends>) -> Result<[Ends; 2]> {
+    // Removed at the end of this function: what is open needs no name.
+    let dir = PrivateDir::new()?;
+    let (here, to_here) = open(&dir.join("pipe.in"))?;
+    let (there, to_there) = open(&dir.join("pipe.out"))?;
+    Ok([(here, to_there), (there, to_here)])
+}
+
+struct Bytes {
+    read: File,
+    write: File,
+    message: Vec<u8>,
+}
+
+impl Bytes {
+    fn new((read, write): Ends) -> Bytes {
+        Bytes { read, write, message: Vec::new() }
+    }
+}
+
+impl Link for Bytes {
+    fn send(&mut self, message: &str) -> Result<()> {
+        Ok(self.write.write_all(message.as_bytes())?)
+    }
+
+    fn recv(&mut self, length: usize) -> Result<&[u8]> {
+        self.message.resize(length, 0); // once: the messages of a batch are equally long
+        self.read.read_exact(&mut self.message)?;
+        Ok(&self.message)
+    }
+}
+
+struct Lines {
+    read: BufReader<File>,
+    write: File,
+    message: String,
+}
+
+impl Lines {
+    fn new((read, write): Ends) -> Lines {
+        Lines { read: BufReader::new(read), write, message: String::new() }
+    }
+}
+
+impl Link for Lines {
+    fn send(&mut self, message: &str) -> Result<()> {
+        // The line's end is one of the bytes.
+        Ok(fifo::write_line(&mut self.write, &message[..message.len() - 1])?)
+    }
+
+    fn recv(&mut self, length: usize) -> Result<&[u8]> {
+        self.message = String::new(); // the last one is done with
+        self.message = fifo::read_line(&mut self.read)?.context("the other side closed")?;
+        ensure!(self.message.len() == length - 1);
+        Ok(self.message.as_bytes())
+    }
+}
