@@ -27,11 +27,14 @@ const MESSAGE: &str = "Data@subprocess";
 /// Sends and receives one message.
 type Talk = Box<dyn FnMut() -> Result<()>>;
 
+/// Makes both ends.
+type Start = fn() -> Result<Talk>;
+
 /// System calls, and how many of each.
 type Calls = &'static [(&'static str, usize)];
 
 /// What is counted, how it talks, and what sending and receiving one message takes.
-const COUNTED: [(&str, fn() -> Result<Talk>, Calls); 6] = [
+const COUNTED: [(&str, Start, Calls); 6] = [
     ("pipe", pipe, &[("read", 1), ("write", 1)]),
     ("fifo", fifo, &[("read", 1), ("write", 1)]),
     // put: take a slot, send, give an item. get: take an item, receive, give a slot.
