@@ -34,6 +34,7 @@ pub fn expected(args: &[&str], what: &str) -> Result<()> {
 /// The exit status is 0 when `run` succeeded, 2 for a [`Usage`] error, 128 + signal when a
 /// signal [`Stopped`] it (as a shell reports it), and 1 for any other error.
 pub fn main(help: &str, run: impl FnOnce(&[&str]) -> Result<()>) -> ExitCode {
+    log::start_clock();
     let args: Vec<_> = std::env::args_os().skip(1).collect();
     let args: Option<Vec<&str>> = args.iter().map(|arg| arg.to_str()).collect();
     let result = match args.as_deref() {

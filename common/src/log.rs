@@ -1,6 +1,7 @@
 use std::fmt;
 use std::io::{self, ErrorKind, IsTerminal, Write};
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
+use std::time::Instant;
 
 /// The longest role of the five programs, so that the lines of all processes align.
 const WIDTH: usize = "subprocess".len();
@@ -12,6 +13,9 @@ const COLOURS: [u8; 5] = [36, 35, 32, 34, 31];
 /// Who speaks in this process; a fork copies it, and the child then sets its own.
 static ROLE: Mutex<Option<Role>> = Mutex::new(None);
 
+/// When the program started; its children have the same.
+static START: OnceLock<Instant> = OnceLock::new();
+
 struct Role {
     name: String,
     colour: u8,
@@ -19,7 +23,8 @@ struct Role {
 
 /// Prints one line to stdout, tagged with the role of the process that speaks.
 ///
-/// Formatted like `println!`. The whole line is one `write`, so that lines of several
+/// Formatted like `println!`. With `IPC_LOG=time` in the environment, the time and the process id
+/// come first. The whole line is one `write`, so that lines of several
 /// processes never mix. Unlike `println!` it does not panic when nobody reads stdout any more
 /// (`| head -1`): the processes finish their talk unheard.
 #[macro_export]
@@ -45,12 +50,13 @@ pub fn say_line(text: fmt::Arguments) {
             char => plain.push(char),
         }
     }
+    let when = when();
     let line = match &*lock() {
         Some(Role { name, colour }) if coloured() => {
-            format!("\x1b[{colour}m{name:>WIDTH$}\x1b[0m | {plain}\n")
+            format!("{when}\x1b[{colour}m{name:>WIDTH$}\x1b[0m | {plain}\n")
         }
-        Some(Role { name, .. }) => format!("{name:>WIDTH$} | {plain}\n"),
-        None => format!("{:>WIDTH$} | {plain}\n", "parent"),
+        Some(Role { name, .. }) => format!("{when}{name:>WIDTH$} | {plain}\n"),
+        None => format!("{when}{:>WIDTH$} | {plain}\n", "parent"),
     };
     // Like println!, for instance when the disk is full.
     print(&line).unwrap_or_else(|error| panic!("write stdout: {error}"));
@@ -73,6 +79,20 @@ pub(crate) fn complain(error: &anyhow::Error) {
     };
     // If stderr is gone too, the exit status still tells.
     let _ = io::stderr().write_all(line.as_bytes());
+}
+
+/// Starts the clock of `IPC_LOG=time`.
+pub(crate) fn start_clock() {
+    START.get_or_init(Instant::now);
+}
+
+/// With `IPC_LOG=time`: the milliseconds since the program started, and the process id.
+fn when() -> String {
+    if std::env::var_os("IPC_LOG").is_none_or(|value| value != "time") {
+        return String::new();
+    }
+    let millis = START.get_or_init(Instant::now).elapsed().as_secs_f64() * 1e3;
+    format!("{millis:>9.3} ms {:>7} ", std::process::id())
 }
 
 /// See <https://no-color.org>.
