@@ -10,13 +10,18 @@ use std::process::{Child, Command, Stdio};
 
 use nix::sys::signal::Signal;
 use support::{
-    Program, TempDir, check_accidents, check_kills, check_story, list, program, readme_shows, run,
-    skip, with_tmpfs,
+    Program, TempDir, check_accidents, check_console_blocks, check_kills, check_story, list,
+    program, readme_shows, run, skip, with_tmpfs,
 };
 
 const FIFO: &str = env!("CARGO_BIN_EXE_fifo");
 
 const STORY: &str = "cargo run -q -p fifo";
+
+#[test]
+fn what_the_readmes_show_is_what_it_prints() {
+    check_console_blocks(FIFO, "fifo", &["cargo run -q -p fifo consumer"]);
+}
 
 #[test]
 fn the_story_is_the_one_in_the_readme() {

@@ -10,10 +10,16 @@ use std::process::{Child, Command, Stdio};
 use nix::unistd::{Pid, getpid};
 use pipe::{Receiver, Sender};
 use support::{
-    Program, check_accidents, check_kills, check_story, has, program, readme_shows, run, skip,
+    Program, check_accidents, check_console_blocks, check_kills, check_story, has, program,
+    readme_shows, run, skip,
 };
 
 const PIPE: &str = env!("CARGO_BIN_EXE_pipe");
+
+#[test]
+fn what_the_readmes_show_is_what_it_prints() {
+    check_console_blocks(PIPE, "pipe", &[]);
+}
 
 #[test]
 fn the_story_is_the_one_in_the_readme() {

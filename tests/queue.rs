@@ -3,13 +3,18 @@
 mod support;
 
 use support::{
-    Program, check_accidents, check_kills, check_story, normalised, numbers, program, readme_shows,
-    run,
+    Program, check_accidents, check_console_blocks, check_kills, check_story, normalised, numbers,
+    program, readme_shows, run,
 };
 
 const QUEUE: &str = env!("CARGO_BIN_EXE_queue");
 
 const STORY: &str = "cargo run -q -p queue";
+
+#[test]
+fn what_the_readmes_show_is_what_it_prints() {
+    check_console_blocks(QUEUE, "queue", &[]);
+}
 
 #[test]
 fn the_story_is_the_one_in_the_readme() {

@@ -7,13 +7,18 @@ use std::path::Path;
 
 use nix::sys::signal::Signal;
 use support::{
-    Program, check_accidents, check_kills, check_story, normalised, numbers, program, readme_shows,
-    run, skip, with_tmpfs,
+    Program, check_accidents, check_console_blocks, check_kills, check_story, normalised, numbers,
+    program, readme_shows, run, skip, with_tmpfs,
 };
 
 const SHM: &str = env!("CARGO_BIN_EXE_shm");
 
 const STORY: &str = "cargo run -q -p shm";
+
+#[test]
+fn what_the_readmes_show_is_what_it_prints() {
+    check_console_blocks(SHM, "shm", &["cargo run -q -p shm isolation"]);
+}
 
 #[test]
 fn the_story_is_the_one_in_the_readme() {

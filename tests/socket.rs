@@ -9,13 +9,18 @@ use std::process::{Command, Stdio};
 use nix::sys::signal::Signal;
 use socket::{Address, Stream, connect, read_line, write_line};
 use support::{
-    Program, TempDir, check_accidents, check_kills, check_story, has, list, program, readme_shows,
-    run, skip,
+    Program, TempDir, check_accidents, check_console_blocks, check_kills, check_story, has, list,
+    program, readme_shows, run, skip,
 };
 
 const SOCKET: &str = env!("CARGO_BIN_EXE_socket");
 
 const STORY: &str = "cargo run -q -p socket";
+
+#[test]
+fn what_the_readmes_show_is_what_it_prints() {
+    check_console_blocks(SOCKET, "socket", &[]);
+}
 
 #[test]
 fn the_story_is_the_one_in_the_readme() {

@@ -9,3 +9,9 @@ mod process;
 pub use cli::{Usage, expected, main};
 pub use log::{say_line, set_role};
 pub use process::{Process, Stopped, hold_signals, supervise};
+
+// Compiles and runs the rust blocks of the READMEs.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+#[doc = include_str!("../../README.zh-CN.md")]
+mod readme {}

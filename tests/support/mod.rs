@@ -70,7 +70,7 @@ pub fn run(command: &mut Command) -> Finished {
 /// The program of the crate whose test this is, by its path from `CARGO_BIN_EXE_…`.
 pub fn program(exe: &str, args: &[&str]) -> Command {
     let mut command = Command::new(exe);
-    command.args(args).env_remove("NO_COLOR");
+    command.args(args).env_remove("NO_COLOR").env_remove("IPC_LOG");
     command
 }
 
@@ -313,18 +313,72 @@ impl Drop for TempDir {
     }
 }
 
-/// What README.md shows below `$ command`.
-pub fn readme_shows(command: &str) -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md");
-    let readme = fs::read_to_string(path).unwrap();
-    let start = format!("```console\n$ {command}\n");
-    let (_, shown) = readme
-        .split_once(&start)
-        .unwrap_or_else(|| panic!("README.md does not show '$ {command}'"));
-    shown.split_once("```").unwrap().0.to_owned()
+/// The README in English, and in Chinese.
+pub const READMES: [&str; 2] =
+    [include_str!("../../README.md"), include_str!("../../README.zh-CN.md")];
+
+/// The fenced blocks of a README: the language, and the text.
+pub fn blocks(readme: &str) -> Vec<(&str, &str)> {
+    let fenced = readme.split("```").skip(1).step_by(2);
+    fenced.map(|block| block.split_once('\n').unwrap()).collect()
 }
 
-/// Takes out what differs from run to run: each number and each address becomes one sign.
+/// The console blocks of a README: the command, and what is shown below it.
+pub fn console_blocks(readme: &str) -> Vec<(&str, &str)> {
+    let console = blocks(readme).into_iter().filter(|(language, _)| *language == "console");
+    console.map(|(_, text)| text.strip_prefix("$ ").unwrap().split_once('\n').unwrap()).collect()
+}
+
+/// A command that a README shows: the variables it sets, the package, and its arguments.
+pub type Shown<'a> = (Vec<(&'a str, &'a str)>, &'a str, Vec<&'a str>);
+
+/// Takes `[VARIABLE=value] cargo run -q -p PACKAGE [ARGUMENT…]` apart.
+pub fn parse_command(command: &str) -> Option<Shown<'_>> {
+    let words: Vec<_> = command.split(' ').collect();
+    let variables: Vec<_> = words.iter().map_while(|word| word.split_once('=')).collect();
+    match words[variables.len()..] {
+        ["cargo", "run", "-q", "-p", package, ref args @ ..] => {
+            Some((variables, package, args.to_vec()))
+        }
+        _ => None,
+    }
+}
+
+/// Runs the commands of one package that the READMEs show, and compares what they print; all but
+/// those that have a test of their own.
+#[track_caller]
+pub fn check_console_blocks(exe: &str, package: &str, own_test: &[&str]) {
+    for (command, shown) in READMES.into_iter().flat_map(console_blocks) {
+        let (variables, of, args) = parse_command(command).unwrap();
+        if of != package || own_test.contains(&command) {
+            continue;
+        }
+        let printed = run(program(exe, &args).envs(variables)).succeeded();
+        let same = same_each_time(command, &printed) == same_each_time(command, shown);
+        assert!(same, "a README shows for '{command}':\n{shown}\nbut it printed:\n{printed}");
+    }
+}
+
+/// What README.md shows below `$ command`.
+pub fn readme_shows(command: &str) -> String {
+    let shown = console_blocks(READMES[0]).into_iter().find(|(shown, _)| *shown == command);
+    shown.unwrap_or_else(|| panic!("README.md does not show '$ {command}'")).1.to_owned()
+}
+
+/// The commands whose output differs from run to run, and only in its numbers.
+const VARYING: [&str; 4] = [
+    "IPC_LOG=time cargo run -q -p pipe",
+    "cargo run -q -p queue workers",
+    "cargo run -q -p shm isolation",
+    "cargo run -q -p shm race",
+];
+
+/// What a command prints, without what differs from run to run.
+fn same_each_time(command: &str, printed: &str) -> String {
+    if VARYING.contains(&command) { normalised(printed) } else { printed.to_owned() }
+}
+
+/// Makes one sign of each number and each address, and one space of several.
 pub fn normalised(text: &str) -> String {
     let mut result = String::new();
     let mut rest = text;
@@ -336,6 +390,9 @@ pub fn normalised(text: &str) -> String {
         } else if first.is_ascii_digit() {
             result.push('#');
             rest.trim_start_matches(|digit: char| digit.is_ascii_digit())
+        } else if first == ' ' {
+            result.push(' ');
+            rest.trim_start_matches(' ')
         } else {
             result.push(first);
             &rest[first.len_utf8()..]
