@@ -1,6 +1,17 @@
-//! What the five programs share, and nothing of what they show: starting and watching
-//! processes ([`Process`], [`supervise`]), the log ([`say!`]) and the command line
-//! ([`main`]). There is no IPC in here; each mechanism stands alone in its own `lib.rs`.
+//! Five ways for processes to talk, and what their programs share.
+//!
+//! Each mechanism is a library of one file, which depends on nothing else here:
+//!
+//! | | Python | |
+//! |---|---|---|
+//! | [pipe](../pipe/index.html) | `multiprocessing.Pipe` | messages between parent and child |
+//! | [fifo](../fifo/index.html) | `os.mkfifo` | a pipe with a path, for strangers |
+//! | [queue](../queue/index.html) | `multiprocessing.Queue` | values, bounded, from many to many |
+//! | [shm](../shm/index.html) | `mmap` | one page in two address spaces |
+//! | [socket](../socket/index.html) | `socket` | streams, also between hosts |
+//!
+//! There is no IPC in this crate: it starts and watches processes ([`Process`], [`supervise`]), and
+//! has the log ([`say!`]) and the command line ([`main`]).
 
 mod cli;
 mod log;

@@ -1,6 +1,7 @@
 //! Stream sockets: the only one of the five that also goes between hosts.
 //!
-//! One [`Address`] type for TCP (`127.0.0.1:9000`, `[::1]:9000`, `localhost:9000`) and Unix-domain
+//! What Python's `socket` module does with `socket`, `bind`, `listen`, `accept` and `connect`, with
+//! one [`Address`] type for TCP (`127.0.0.1:9000`, `[::1]:9000`, `localhost:9000`) and Unix-domain
 //! sockets (`unix:/path`); [`listen`] and [`connect`] take the steps of the article's flow chart:
 //!
 //! ```text
