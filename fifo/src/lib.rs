@@ -112,6 +112,7 @@ pub fn write_line(fifo: &mut File, message: &str) -> io::Result<()> {
 ///
 /// Fails with `UnexpectedEof` when the stream ends in the middle of a line, with `InvalidData` if
 /// the line is not UTF-8 or longer than [`LONGEST_LINE`]. No more than that is ever kept in memory.
+/// After an error, also a timeout, the part of a line that had come is lost: close it.
 pub fn read_line(fifo: &mut impl BufRead) -> io::Result<Option<String>> {
     let mut line = Vec::new();
     let longest = LONGEST_LINE as u64;

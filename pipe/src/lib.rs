@@ -115,7 +115,7 @@ pub fn duplex() -> io::Result<(Connection, Connection)> {
 }
 
 impl Sender {
-    /// Sends one message: `Connection.send_bytes`, one writev(2).
+    /// Sends one message: `Connection.send_bytes`; one write(2) up to 8 KiB, writev(2) above.
     ///
     /// Waits while the pipe is full. Fails with `BrokenPipe` when every receiving end is
     /// closed. After an error a part of the message may have been sent, so the pipe is of no
@@ -131,6 +131,7 @@ impl Sender {
         let mut rest = &mut [IoSlice::new(&header[..header_len]), IoSlice::new(message)][..];
         while !rest.is_empty() {
             match self.file.write_vectored(rest) {
+                Ok(0) => return Err(failed("write", ErrorKind::WriteZero.into())),
                 // A signal came, or the pipe took only a part: go on with what is left.
                 Ok(written) => IoSlice::advance_slices(&mut rest, written),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -144,7 +145,8 @@ impl Sender {
 impl Receiver {
     /// Receives one message: `Connection.recv_bytes`.
     ///
-    /// Waits until a whole message has come. `None` means that the other side closed between
+    /// Waits until a whole message has come, however long it is: memory grows with what has come, and
+    /// nothing but the other side limits it. `None` means that the other side closed between
     /// two messages (Python raises EOFError). Fails with `UnexpectedEof` when it closed, or was
     /// killed, in the middle of one, and with `InvalidData` when the length is impossible; the
     /// pipe is of no further use then.

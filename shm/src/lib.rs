@@ -306,8 +306,11 @@ impl Mailbox {
 
     /// Puts a message into the slot, and waits up to `timeout` for it to be free.
     ///
+    /// If the slot is free it does not look for the reader: that the message was taken is what
+    /// [`Mailbox::flush`] tells.
+    ///
     /// Fails with `InvalidInput` if the message is longer than the capacity, with `TimedOut`,
-    /// with `BrokenPipe` if the reader is gone, and with `AlreadyExists` if another is the writer.
+    /// with `BrokenPipe` if it waits and the reader is gone, and with `AlreadyExists` if another is the writer.
     pub fn write(&self, message: &[u8], timeout: Option<Duration>) -> io::Result<()> {
         if message.len() > self.capacity() {
             let what = format!("{} bytes are more than {}", message.len(), self.capacity());

@@ -149,6 +149,7 @@ pub fn write_line(stream: &mut impl Write, message: &str) -> io::Result<()> {
 ///
 /// Fails with `UnexpectedEof` when the stream ends in the middle of a line, with `InvalidData` if
 /// the line is not UTF-8 or longer than [`LONGEST_LINE`]. No more than that is ever kept in memory.
+/// After an error, also a timeout, the part of a line that had come is lost: close it.
 pub fn read_line(stream: &mut impl BufRead) -> io::Result<Option<String>> {
     let mut line = Vec::new();
     let longest = LONGEST_LINE as u64;
