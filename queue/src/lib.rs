@@ -129,7 +129,7 @@ impl<T: Serialize + DeserializeOwned> Queue<T> {
         if capacity == 0 {
             return invalid("it needs room for one value at least".into());
         }
-        let most = MOST_PLACES.min(1 + OsIpcSender::get_max_fragment_size() / buffer_cost(0));
+        let most = most_places();
         let Some(slots) = u32::try_from(capacity).ok().filter(|_| capacity <= most) else {
             return invalid(format!("it can hold at most {most} values here"));
         };
@@ -277,11 +277,17 @@ struct Store {
     freed: File,
 }
 
-/// As many numbers as the smallest of pipes holds: [`Store::new`] must not wait for a reader.
-const MOST_PLACES: usize = 1024;
+/// As many values as a socket's buffer holds, and no more numbers than the smallest of pipes does:
+/// [`Store::new`] must not wait for a reader.
+fn most_places() -> usize {
+    let numbers = 4096 / size_of::<u32>();
+    numbers.min(1 + OsIpcSender::get_max_fragment_size() / buffer_cost(0))
+}
 
-/// Where in the file a place starts, times its number: more than any value can be long.
-const PLACE: u64 = 1 << 40;
+/// Where in the file a place starts. They are further apart than any value can be long.
+fn offset(place: u32) -> u64 {
+    u64::from(place) << 40
+}
 
 impl Store {
     fn new(places: u32) -> io::Result<Store> {
@@ -302,7 +308,7 @@ impl Store {
         let mut place = [0; 4];
         (&self.free).read_exact(&mut place).map_err(|e| failed("read (pipe)", e))?;
         let place = u32::from_ne_bytes(place);
-        if let Err(error) = self.file.write_all_at(encoded, u64::from(place) * PLACE) {
+        if let Err(error) = self.file.write_all_at(encoded, offset(place)) {
             self.release(place, encoded.len())?;
             return Err(failed("pwrite (memfd)", error));
         }
@@ -313,7 +319,7 @@ impl Store {
     fn read(&self, place: u32, len: usize) -> io::Result<Vec<u8>> {
         let mut encoded = SCRATCH.take();
         encoded.resize(len, 0);
-        let read = self.file.read_exact_at(&mut encoded, u64::from(place) * PLACE);
+        let read = self.file.read_exact_at(&mut encoded, offset(place));
         read.map_err(|e| failed("pread (memfd)", e)).map(|()| encoded)
     }
 
@@ -322,9 +328,8 @@ impl Store {
         if len > KEEP {
             // Gives the memory back.
             let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
-            let offset = (u64::from(place) * PLACE) as i64;
             // If that fails, the next value takes the memory over.
-            let _ = fallocate(&self.file, flags, offset, len as i64);
+            let _ = fallocate(&self.file, flags, offset(place) as i64, len as i64);
         }
         (&self.freed).write_all(&place.to_ne_bytes()).map_err(|e| failed("write (pipe)", e))
     }
@@ -463,8 +468,7 @@ mod tests {
 
     #[test]
     fn a_queue_that_is_not_full_never_makes_a_put_wait() {
-        let most = 1 + OsIpcSender::get_max_fragment_size() / buffer_cost(0);
-        for capacity in [1, 2, 3, 10, 100, most] {
+        for capacity in [1, 2, 3, 10, 100, most_places()] {
             for length in [0, 1, 100, 200, 700, 2000, 7000, 15_000, 60_000, 212_000, 300_000] {
                 let queue = Queue::new(capacity).unwrap();
                 for _ in 0..capacity {
