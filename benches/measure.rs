@@ -8,6 +8,7 @@
 #![allow(dead_code)]
 
 use std::hint::black_box;
+use std::io::{Read, Write};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -22,6 +23,32 @@ pub trait Link {
     fn send(&mut self, message: &str) -> Result<()>;
     /// Receives one message, of which the length is known.
     fn recv(&mut self, length: usize) -> Result<&[u8]>;
+}
+
+/// Bytes without a frame, by write(2) and read(2), or send(2) and recv(2).
+pub struct Bytes<R, W> {
+    read: R,
+    write: W,
+    message: Vec<u8>,
+}
+
+impl<R, W> Bytes<R, W> {
+    /// Reads from one end, and writes to another.
+    pub fn new((read, write): (R, W)) -> Bytes<R, W> {
+        Bytes { read, write, message: Vec::new() }
+    }
+}
+
+impl<R: Read, W: Write> Link for Bytes<R, W> {
+    fn send(&mut self, message: &str) -> Result<()> {
+        Ok(self.write.write_all(message.as_bytes())?)
+    }
+
+    fn recv(&mut self, length: usize) -> Result<&[u8]> {
+        self.message.resize(length, 0); // once: the messages of a batch are equally long
+        self.read.read_exact(&mut self.message)?;
+        Ok(&self.message)
+    }
 }
 
 /// What is measured.

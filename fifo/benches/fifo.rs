@@ -7,13 +7,13 @@
 mod measure;
 
 use std::fs::{File, OpenOptions};
-use std::io::{BufReader, Read, Write};
+use std::io::BufReader;
 use std::path::Path;
 use std::thread;
 
 use anyhow::{Context, Result, ensure};
 use fifo::PrivateDir;
-use measure::{ALL, LINES, Link, Peer, compare, cpus, head, pin, scaling, scaling_wanted};
+use measure::{ALL, Bytes, LINES, Link, Peer, compare, cpus, head, pin, scaling, scaling_wanted};
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 
@@ -60,30 +60,6 @@ fn pair(open: impl Fn(&Path) -> Result<Ends>) -> Result<[Ends; 2]> {
     let (here, to_here) = open(&dir.join("pipe.in"))?;
     let (there, to_there) = open(&dir.join("pipe.out"))?;
     Ok([(here, to_there), (there, to_here)])
-}
-
-struct Bytes {
-    read: File,
-    write: File,
-    message: Vec<u8>,
-}
-
-impl Bytes {
-    fn new((read, write): Ends) -> Bytes {
-        Bytes { read, write, message: Vec::new() }
-    }
-}
-
-impl Link for Bytes {
-    fn send(&mut self, message: &str) -> Result<()> {
-        Ok(self.write.write_all(message.as_bytes())?)
-    }
-
-    fn recv(&mut self, length: usize) -> Result<&[u8]> {
-        self.message.resize(length, 0); // once: the messages of a batch are equally long
-        self.read.read_exact(&mut self.message)?;
-        Ok(&self.message)
-    }
 }
 
 struct Lines {

@@ -4,11 +4,10 @@
 mod measure;
 
 use std::fs::File;
-use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 
 use anyhow::{Context, Result, ensure};
-use measure::{ALL, Link, Peer, compare, cpus, head, pin, scaling, scaling_wanted};
+use measure::{ALL, Bytes, Link, Peer, compare, cpus, head, pin, scaling, scaling_wanted};
 use nix::fcntl::OFlag;
 use nix::unistd::pipe2;
 use pipe::Connection;
@@ -48,31 +47,9 @@ impl Link for Ours {
     }
 }
 
-struct Bare {
-    read: File,
-    write: File,
-    message: Vec<u8>,
-}
-
-fn bare_pair() -> Result<[Bare; 2]> {
+fn bare_pair() -> Result<[Bytes<File, File>; 2]> {
     let (here, to_here) = pipe2(OFlag::O_CLOEXEC)?;
     let (there, to_there) = pipe2(OFlag::O_CLOEXEC)?;
-    let bare = |(read, write): (OwnedFd, OwnedFd)| Bare {
-        read: read.into(),
-        write: write.into(),
-        message: Vec::new(),
-    };
+    let bare = |(read, write): (OwnedFd, OwnedFd)| Bytes::new((read.into(), write.into()));
     Ok([(here, to_there), (there, to_here)].map(bare))
-}
-
-impl Link for Bare {
-    fn send(&mut self, message: &str) -> Result<()> {
-        Ok(self.write.write_all(message.as_bytes())?)
-    }
-
-    fn recv(&mut self, length: usize) -> Result<&[u8]> {
-        self.message.resize(length, 0); // once: the messages of a batch are equally long
-        self.read.read_exact(&mut self.message)?;
-        Ok(&self.message)
-    }
 }

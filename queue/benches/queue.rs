@@ -39,10 +39,9 @@ fn main() -> Result<()> {
     };
     let mut python_many = Python::start(16)?;
     head("ours", "Python");
-    for (rows, ours, python) in
+    for (rows, mut ours, python) in
         [(round_trips, one, &mut python_one), (one_way, many, &mut python_many)]
     {
-        let mut ours = ours;
         for &(kind, size) in rows {
             let python = |count| python.batch(kind, size, count);
             row("queue", kind, size, |count| ours.batch(kind, size, count), python)?;

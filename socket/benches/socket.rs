@@ -6,36 +6,36 @@
 #[path = "../../benches/measure.rs"]
 mod measure;
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use measure::{ALL, LINES, Link, Peer, compare, cpus, head, pin, scaling, scaling_wanted};
+use measure::{ALL, Bytes, LINES, Link, Peer, compare, cpus, head, pin, scaling, scaling_wanted};
 use socket::{Address, Stream};
 
 fn main() -> Result<()> {
     let cpu = cpus()?[0];
     pin(cpu)?;
     let tcp = "127.0.0.1:0".parse()?;
-    let mut ours = Peer::start(cpu, our_pair(&tcp)?.map(Bytes::new))?;
+    let mut ours = Peer::start(cpu, bytes(our_pair(&tcp)?, Stream::try_clone)?)?;
     let mut lines = Peer::start(cpu, our_pair(&tcp)?.map(Lines::new))?;
     if scaling_wanted() {
         scaling("TCP", &mut ours)?;
         return clients();
     }
-    let mut bare = Peer::start(cpu, tcp_pair()?.map(Bytes::new))?;
+    let mut bare = Peer::start(cpu, bytes(tcp_pair()?, TcpStream::try_clone)?)?;
     head("ours", "bare");
     compare("TCP", &ALL, &mut ours, &mut bare)?;
     compare("TCP, lines", &LINES, &mut lines, &mut bare)?;
 
     let path = std::env::temp_dir().join(format!("socket-bench-{}", std::process::id()));
     let unix = Address::Unix(path);
-    let mut ours = Peer::start(cpu, our_pair(&unix)?.map(Bytes::new))?;
+    let mut ours = Peer::start(cpu, bytes(our_pair(&unix)?, Stream::try_clone)?)?;
     let mut lines = Peer::start(cpu, our_pair(&unix)?.map(Lines::new))?;
-    let mut bare = Peer::start(cpu, unix_pair()?.map(Bytes::new))?;
+    let mut bare = Peer::start(cpu, bytes(UnixStream::pair()?.into(), UnixStream::try_clone)?)?;
     compare("Unix", &ALL, &mut ours, &mut bare)?;
     compare("Unix, lines", &LINES, &mut lines, &mut bare)
 }
@@ -94,31 +94,12 @@ fn tcp_pair() -> Result<[TcpStream; 2]> {
     Ok([client, server])
 }
 
-fn unix_pair() -> Result<[UnixStream; 2]> {
-    Ok(UnixStream::pair()?.into())
-}
-
-struct Bytes<S> {
-    stream: S,
-    message: Vec<u8>,
-}
-
-impl<S> Bytes<S> {
-    fn new(stream: S) -> Bytes<S> {
-        Bytes { stream, message: Vec::new() }
-    }
-}
-
-impl<S: Read + Write> Link for Bytes<S> {
-    fn send(&mut self, message: &str) -> Result<()> {
-        Ok(self.stream.write_all(message.as_bytes())?)
-    }
-
-    fn recv(&mut self, length: usize) -> Result<&[u8]> {
-        self.message.resize(length, 0); // once: the messages of a batch are equally long
-        self.stream.read_exact(&mut self.message)?;
-        Ok(&self.message)
-    }
+/// Both ends, each as a link that reads from and writes to the same socket.
+fn bytes<S: Read + Write>(
+    [one, two]: [S; 2],
+    clone: fn(&S) -> io::Result<S>,
+) -> Result<[Bytes<S, S>; 2]> {
+    Ok([Bytes::new((clone(&one)?, one)), Bytes::new((clone(&two)?, two))])
 }
 
 struct Lines {
