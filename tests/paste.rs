@@ -4,10 +4,9 @@
 mod support;
 
 use std::fs;
-use std::path::Path;
 use std::process::Command;
 
-use support::{READMES, TempDir, blocks};
+use support::{TempDir, block, root};
 
 #[test]
 fn pipe() {
@@ -36,17 +35,17 @@ fn socket() {
 
 #[track_caller]
 fn paste(package: &str) {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let root = root();
     let dir = TempDir::new();
     // The same versions as here, so that nothing needs to be downloaded.
     fs::copy(root.join("Cargo.lock"), dir.join("Cargo.lock")).unwrap();
     fs::create_dir(dir.join("src")).unwrap();
     fs::copy(root.join(package).join("src/lib.rs"), dir.join("src/lib.rs")).unwrap();
-    fs::write(dir.join("src/main.rs"), shown("rust", &format!("// {package}: "))).unwrap();
+    fs::write(dir.join("src/main.rs"), block("rust", &format!("// {package}: "))).unwrap();
     let manifest = format!(
         "[package]\nname = \"{package}\"\nversion = \"0.1.0\"\nedition = \"2024\"\n\n\
          [dependencies]\n{}",
-        shown("toml", &format!("# {package}\n"))
+        block("toml", &format!("# {package}\n"))
     );
     fs::write(dir.join("Cargo.toml"), manifest).unwrap();
     let output = Command::new(env!("CARGO"))
@@ -58,11 +57,4 @@ fn paste(package: &str) {
     let stderr = String::from_utf8_lossy(&output.stderr);
     // Not even a warning.
     assert!(output.status.success() && stderr.is_empty(), "{stderr}");
-}
-
-/// The block of README.md that starts like this.
-fn shown(kind: &str, start: &str) -> &'static str {
-    let mut found = blocks(READMES[0]).into_iter();
-    let found = found.find(|(other, text)| *other == kind && text.starts_with(start));
-    found.unwrap_or_else(|| panic!("README.md has no {kind} block that starts with {start}")).1
 }

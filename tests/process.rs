@@ -3,9 +3,12 @@
 //! Without libtest (`harness = false`): its threads would make every fork refuse. So these
 //! checks run one after the other in `main`, as small programs of their own.
 
+#[macro_use]
+mod support;
+
 use std::fs::File;
 use std::io::{Read, Write};
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::catch_unwind;
 
 use anyhow::{Result, bail};
 use common::{Process, Stopped, hold_signals, supervise};
@@ -13,14 +16,10 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, kill, raise, sigaction};
 use nix::unistd::{Pid, getpid, getppid, pipe2};
-
-/// A check and its name.
-macro_rules! checks {
-    ($($check:ident),* $(,)?) => { [$((stringify!($check), $check as fn())),*] };
-}
+use support::run_checks;
 
 fn main() {
-    let checks = checks![
+    run_checks(&checks![
         a_child_is_another_process,
         failures_are_named,
         a_panic_stays_in_the_child,
@@ -36,15 +35,7 @@ fn main() {
         signals_on_hold_are_not_the_child_s,
         a_child_can_supervise_too,
         what_is_ignored_stays_ignored,
-    ];
-    let mut failed = 0;
-    for (name, check) in &checks {
-        let passed = catch_unwind(AssertUnwindSafe(check)).is_ok();
-        println!("test {name} ... {}", if passed { "ok" } else { "FAILED" });
-        failed += usize::from(!passed);
-    }
-    println!("{} passed, {failed} failed", checks.len() - failed);
-    std::process::exit((failed > 0).into());
+    ]);
 }
 
 fn a_child_is_another_process() {

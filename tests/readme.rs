@@ -5,15 +5,10 @@ mod support;
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
 
-use support::{READMES, blocks, console_blocks, parse_command};
+use support::{READMES, block, blocks, console_blocks, parse_command, root};
 
 const PACKAGES: [&str; 5] = ["pipe", "fifo", "queue", "shm", "socket"];
-
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
-}
 
 /// The lines that are not in a fenced block.
 fn prose(readme: &str) -> Vec<&str> {
@@ -140,12 +135,7 @@ fn every_name_of_ours_is_in_the_code() {
 
 #[test]
 fn the_chart_shows_the_numbers_of_the_table() {
-    let find = |kind, start: &str| {
-        let found =
-            blocks(READMES[0]).into_iter().find(|(k, t)| *k == kind && t.starts_with(start));
-        found.unwrap_or_else(|| panic!("no {kind} block that starts with {start}")).1
-    };
-    let table = find("text", "$ cargo bench\n");
+    let table = block("text", "$ cargo bench\n");
     let row = "round trip 64 B ";
     let mut rows: Vec<(&str, Vec<&str>)> = Vec::new();
     for line in table.lines().filter(|line| line.contains(row) && !line.contains("lines")) {
@@ -155,7 +145,7 @@ fn the_chart_shows_the_numbers_of_the_table() {
             rows.push((name.trim(), numbers.split_whitespace().step_by(2).collect()));
         }
     }
-    let chart = find("mermaid", "xychart-beta");
+    let chart = block("mermaid", "xychart-beta");
     let list = |start: &str| -> Vec<&str> {
         let line = chart.lines().find_map(|line| line.trim().strip_prefix(start)).unwrap();
         line.trim_matches(['[', ']']).split(", ").collect()

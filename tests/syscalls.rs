@@ -3,10 +3,12 @@
 //! This program runs itself in strace, once for each mechanism. One process is both sides, so
 //! nobody ever waits, and the number is exact. (It is not a libtest: its threads would be counted.)
 
+mod support;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::hint::black_box;
-use std::io::{BufReader, Write};
+use std::io::BufReader;
 use std::os::unix::process::parent_id;
 use std::path::Path;
 use std::process::Command;
@@ -15,6 +17,7 @@ use std::thread;
 use anyhow::{Result, ensure};
 use fifo::PrivateDir;
 use shm::Mailbox;
+use support::{TempDir, has, skip};
 
 /// How many messages are sent and received.
 const MESSAGES: usize = 100;
@@ -49,11 +52,11 @@ fn main() -> Result<()> {
         let (_, talk, _) = COUNTED.iter().find(|(name, ..)| *name == which).unwrap();
         return talk_between_marks(talk()?);
     }
-    if !Command::new("strace").arg("-V").output().is_ok_and(|output| output.status.success()) {
-        writeln!(std::io::stderr(), "SKIPPED syscalls: no strace here")?;
+    if !has("strace") {
+        skip("no strace here to count system calls");
         return Ok(());
     }
-    let dir = PrivateDir::new()?;
+    let dir = TempDir::new();
     for (name, _, expected) in COUNTED {
         let counted = count(name, &dir.join("trace"))?;
         let expected = expected.iter().map(|(call, each)| (call.to_string(), each * MESSAGES));

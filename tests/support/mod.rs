@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -14,6 +15,29 @@ use std::time::{Duration, Instant};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
+
+/// Checks and their names, for [`run_checks`].
+#[allow(unused_macros)]
+macro_rules! checks {
+    ($($check:ident),* $(,)?) => { [$((stringify!($check), $check as fn())),*] };
+}
+
+/// What libtest does, but without its threads: for a test that forks (`harness = false`). Runs the
+/// checks whose names contain the first argument, and ends the program.
+pub fn run_checks(checks: &[(&str, fn())]) -> ! {
+    let only = std::env::args().nth(1).filter(|arg| !arg.starts_with('-'));
+    let (mut passed, mut failed) = (0, 0);
+    for (name, check) in checks {
+        if only.as_ref().is_some_and(|only| !name.contains(only.as_str())) {
+            continue;
+        }
+        let ok = catch_unwind(AssertUnwindSafe(check)).is_ok();
+        println!("test {name} ... {}", if ok { "ok" } else { "FAILED" });
+        *(if ok { &mut passed } else { &mut failed }) += 1;
+    }
+    println!("{passed} passed, {failed} failed");
+    std::process::exit((failed > 0).into());
+}
 
 /// Far more than anything here takes; a test that gets there has found a hang.
 const TOO_LONG: Duration = Duration::from_secs(60);
@@ -321,6 +345,20 @@ pub const READMES: [&str; 2] =
 pub fn blocks(readme: &str) -> Vec<(&str, &str)> {
     let fenced = readme.split("```").skip(1).step_by(2);
     fenced.map(|block| block.split_once('\n').unwrap()).collect()
+}
+
+/// The block of README.md of this language that starts like this.
+#[track_caller]
+pub fn block(language: &str, start: &str) -> &'static str {
+    let found = blocks(READMES[0])
+        .into_iter()
+        .find(|(other, text)| *other == language && text.starts_with(start));
+    found.unwrap_or_else(|| panic!("README.md has no {language} block that starts with {start}")).1
+}
+
+/// The folder of the workspace.
+pub fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
 /// The console blocks of a README: the command, and what is shown below it.
