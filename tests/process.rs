@@ -8,33 +8,41 @@ mod support;
 
 use std::fs::File;
 use std::io::{Read, Write};
+use std::os::unix::process::ExitStatusExt;
 use std::panic::catch_unwind;
+use std::process::{Command, Stdio};
 
 use anyhow::{Result, bail};
-use common::{Process, Stopped, hold_signals, supervise};
+use common::{Process, Stopped, block_signals, supervise, unblock_signals};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, kill, raise, sigaction};
+use nix::sys::wait::waitpid;
 use nix::unistd::{Pid, getpid, getppid, pipe2};
 use support::run_checks;
 
 fn main() {
-    run_checks(&checks![
+    run_checks(checks![
         a_child_is_another_process,
         failures_are_named,
         a_panic_stays_in_the_child,
         a_process_with_threads_is_refused,
-        each_process_closes_the_other_s_end,
+        each_process_closes_the_others_end,
         what_is_moved_in_is_closed_in_the_parent,
-        the_child_s_end_explains_the_parent_s,
+        the_childs_end_explains_the_parents,
         dropping_kills_and_reaps,
         a_child_does_not_outlive_its_parent,
         the_first_that_fails_stops_the_others,
         the_one_that_was_killed_is_named,
         a_stop_signal_ends_all,
-        signals_on_hold_are_not_the_child_s,
+        blocked_signals_are_not_the_childs,
         a_child_can_supervise_too,
         what_is_ignored_stays_ignored,
+        all_that_fail_by_themselves_are_named,
+        an_unblocked_thread_is_an_error_and_not_a_hang,
+        an_error_that_cannot_be_shown_stays_in_the_child,
+        a_child_that_somebody_else_reaped_is_not_killed,
+        a_command_gets_its_signals_back,
     ]);
 }
 
@@ -74,17 +82,17 @@ fn a_process_with_threads_is_refused() {
     let thread = std::thread::spawn(move || wait.read(&mut [0]).unwrap());
     let error = Process::spawn("child", || Ok(())).unwrap_err();
     let error = format!("{error:#}");
-    assert_eq!(error, "spawn child: this process has 2 threads; fork before starting any");
+    assert_eq!(error, "spawn child: this process has 2 threads; do this before starting any");
     drop(go);
     thread.join().unwrap();
     Process::spawn("child", || Ok(())).unwrap().join().unwrap();
 }
 
-fn each_process_closes_the_other_s_end() {
+fn each_process_closes_the_others_end() {
     let (child, mut read) =
         Process::spawn_with("child", pipe(), |mut write| Ok(write.write_all(b"Data@subprocess")?))
             .unwrap();
-    // Were a copy of the other end still open here, this would wait for ever.
+    // Were a copy of the other end still open here, this would wait forever.
     let mut text = String::new();
     read.read_to_string(&mut text).unwrap();
     assert_eq!(text, "Data@subprocess");
@@ -111,10 +119,10 @@ fn what_is_moved_in_is_closed_in_the_parent() {
     child.join().unwrap();
 }
 
-fn the_child_s_end_explains_the_parent_s() {
+fn the_childs_end_explains_the_parents() {
     let (child, mut read) =
         Process::spawn_with("child", pipe(), |_write| Ok(raise(Signal::SIGKILL)?)).unwrap();
-    let result = child.join_after(|| match read.read(&mut [0])? {
+    let result = child.run_then_join(|| match read.read(&mut [0])? {
         0 => bail!("nothing came"),
         _ => Ok(()),
     });
@@ -123,7 +131,7 @@ fn the_child_s_end_explains_the_parent_s() {
 }
 
 fn dropping_kills_and_reaps() {
-    let child = Process::spawn("child", wait_for_ever).unwrap();
+    let child = Process::spawn("child", wait_forever).unwrap();
     let pid = Pid::from_raw(child.id() as i32);
     drop(child);
     // Not even a zombie is left of it.
@@ -133,7 +141,7 @@ fn dropping_kills_and_reaps() {
 fn a_child_does_not_outlive_its_parent() {
     let (mut read, write) = pipe();
     let parent = Process::spawn("parent", move || {
-        let _child = Process::spawn("child", wait_for_ever)?;
+        let _child = Process::spawn("child", wait_forever)?;
         drop(write); // the child has a copy
         Ok(raise(Signal::SIGKILL)?)
     })
@@ -144,7 +152,7 @@ fn a_child_does_not_outlive_its_parent() {
 }
 
 fn the_first_that_fails_stops_the_others() {
-    let waiting = Process::spawn("waiting", wait_for_ever).unwrap();
+    let waiting = Process::spawn("waiting", wait_forever).unwrap();
     let failing = Process::spawn("failing", || bail!("on purpose")).unwrap();
     let pid = Pid::from_raw(waiting.id() as i32);
     let error = supervise([waiting, failing]).unwrap_err();
@@ -171,10 +179,30 @@ fn the_one_that_was_killed_is_named() {
     }
 }
 
+/// The one fails because the other did, and may well end first: the other still has to say why.
+fn all_that_fail_by_themselves_are_named() {
+    for _ in 0..200 {
+        let (cause, read) = Process::spawn_with("cause", pipe(), |write| {
+            drop(write);
+            // What its error takes to be put together and printed.
+            (0..10_000).for_each(|i| drop(std::hint::black_box(format!("{i}"))));
+            bail!("the cause")
+        })
+        .unwrap();
+        let peer = Process::spawn("peer", move || match (&read).read(&mut [0])? {
+            0 => bail!("the other side closed"),
+            _ => Ok(()),
+        })
+        .unwrap();
+        let error = supervise([peer, cause]).unwrap_err().to_string();
+        assert!(error.contains("cause failed with exit status 1"), "{error}");
+    }
+}
+
 fn a_stop_signal_ends_all() {
     for signal in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM] {
-        hold_signals().unwrap();
-        let waiting = Process::spawn("waiting", wait_for_ever).unwrap();
+        block_signals().unwrap();
+        let waiting = Process::spawn("waiting", wait_forever).unwrap();
         let pid = Pid::from_raw(waiting.id() as i32);
         raise(signal).unwrap();
         let error = supervise([waiting]).unwrap_err();
@@ -183,8 +211,8 @@ fn a_stop_signal_ends_all() {
     }
 }
 
-fn signals_on_hold_are_not_the_child_s() {
-    hold_signals().unwrap();
+fn blocked_signals_are_not_the_childs() {
+    block_signals().unwrap();
     let child = Process::spawn("child", || {
         assert_eq!(SigSet::thread_get_mask()?, SigSet::empty());
         Ok(())
@@ -193,7 +221,7 @@ fn signals_on_hold_are_not_the_child_s() {
 }
 
 fn a_child_can_supervise_too() {
-    hold_signals().unwrap();
+    block_signals().unwrap();
     let child = Process::spawn("child", || {
         let grandchild = Process::spawn("grandchild", || Ok(()))?;
         supervise([grandchild])
@@ -210,7 +238,7 @@ fn what_is_ignored_stays_ignored() {
             // SAFETY: installs no handler. Not covered: nothing else.
             unsafe { sigaction(signal, &ignore) }?;
         }
-        hold_signals()?;
+        block_signals()?;
         raise(Signal::SIGHUP)?;
         let failing = Process::spawn("failing", || bail!("on purpose"))?;
         assert_eq!(failing.join().unwrap_err().to_string(), "failing failed with exit status 1");
@@ -219,7 +247,92 @@ fn what_is_ignored_stays_ignored() {
     child.unwrap().join().unwrap();
 }
 
-fn wait_for_ever() -> Result<()> {
+/// In a thread that does not block it, SIGCHLD is lost.
+fn an_unblocked_thread_is_an_error_and_not_a_hang() {
+    // In a child, since signals are blocked here already.
+    let child = Process::spawn("child", || {
+        let grandchild = Process::spawn("grandchild", || Ok(()))?;
+        let (mut wait, go) = pipe();
+        let thread = std::thread::spawn(move || wait.read(&mut [0]).unwrap());
+        let error = format!("{:#}", supervise([grandchild]).unwrap_err());
+        let expected = "block signals: this process has 2 threads; do this before starting any";
+        assert_eq!(error, expected);
+        drop(go);
+        thread.join().unwrap();
+        // Blocked before, they are blocked in the thread, too.
+        block_signals()?;
+        let grandchild = Process::spawn("grandchild", || Ok(()))?;
+        let thread = std::thread::spawn(|| SigSet::empty().wait());
+        supervise([grandchild])?;
+        drop(thread);
+        Ok(())
+    });
+    child.unwrap().join().unwrap();
+}
+
+#[derive(Debug)]
+struct Unprintable;
+
+impl std::fmt::Display for Unprintable {
+    fn fmt(&self, _: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        panic!("on purpose")
+    }
+}
+
+impl std::error::Error for Unprintable {}
+
+fn an_error_that_cannot_be_shown_stays_in_the_child() {
+    let parent = getpid();
+    let child = catch_unwind(|| Process::spawn("child", || Err(Unprintable.into())).unwrap());
+    assert_eq!(getpid(), parent, "the child went on as a second parent");
+    assert_eq!(child.unwrap().join().unwrap_err().to_string(), "child panicked");
+}
+
+/// Its id may by then be that of another process.
+fn a_child_that_somebody_else_reaped_is_not_killed() {
+    const LAST_PID: &str = "/proc/sys/kernel/ns_last_pid";
+    for _ in 0..1000 {
+        let child = Process::spawn("child", || Ok(())).unwrap();
+        let pid = Pid::from_raw(child.id() as i32);
+        waitpid(pid, None).unwrap();
+        // The kernel gives the next id after this one: to a shell, and then to its child, unless another
+        // process is faster.
+        if std::fs::write(LAST_PID, (child.id() - 2).to_string()).is_err() {
+            assert!(child.join().unwrap_err().to_string().contains("waitpid child"));
+            return support::skip("the reuse of a process id (only root can bring it about)");
+        }
+        let mut shell = Command::new("sh")
+            .args(["-c", "exec 3<&0; cat <&3 2> /dev/null & echo $! >&2"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stranger = String::new();
+        shell.stderr.take().unwrap().read_to_string(&mut stranger).unwrap();
+        let stranger = Pid::from_raw(stranger.trim().parse().unwrap());
+        let (mut ask, mut answer) = (shell.stdin.take().unwrap(), shell.stdout.take().unwrap());
+        shell.wait().unwrap();
+        let error = format!("{:#}", child.join().unwrap_err());
+        assert_eq!(error, "waitpid child: ECHILD: No child processes");
+        // The stranger still answers.
+        ask.write_all(b"alive").unwrap();
+        answer.read_exact(&mut [0; 5]).unwrap();
+        if stranger == pid {
+            return;
+        }
+    }
+    panic!("the id was never used again");
+}
+
+fn a_command_gets_its_signals_back() {
+    block_signals().unwrap();
+    let mut sleep = unblock_signals(Command::new("sleep").arg("60")).spawn().unwrap();
+    kill(Pid::from_raw(sleep.id() as i32), Signal::SIGTERM).unwrap();
+    assert_eq!(sleep.wait().unwrap().signal(), Some(Signal::SIGTERM as i32));
+}
+
+fn wait_forever() -> Result<()> {
     SigSet::empty().wait()?;
     Ok(())
 }

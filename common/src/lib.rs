@@ -1,6 +1,6 @@
-//! Five ways for processes to talk, and what their programs share.
+//! Five ways for processes to communicate, and what their programs share.
 //!
-//! Each mechanism is a library of one file, which depends on nothing else here:
+//! Each mechanism is a library which depends on nothing else here:
 //!
 //! | | Python | |
 //! |---|---|---|
@@ -17,9 +17,9 @@ mod cli;
 mod log;
 mod process;
 
-pub use cli::{Usage, expected, main};
+pub use cli::{main, usage};
 pub use log::{say_line, set_role};
-pub use process::{Process, Stopped, hold_signals, supervise};
+pub use process::{Process, Stopped, block_signals, supervise, unblock_signals};
 
 // Compiles and runs the rust blocks of the READMEs.
 #[cfg(doctest)]

@@ -1,18 +1,29 @@
+//! Processes as `multiprocessing.Process` starts them on Linux: by fork(2), and never left behind.
+//!
+//! [`Process::spawn`] forks a child for a closure, [`supervise`] waits for several children and stops the
+//! others when one fails. This file needs nothing else of ours: copy it with `nix` and `anyhow`.
+//!
+//! # Hazards
+//!
+//! - A fork copies every open descriptor. As long as *any* process keeps a copy of the far end of a pipe,
+//!   its reader never sees EOF: close what is not yours, or let [`Process::spawn_with`] do it.
+//! - A fork copies one thread only, so `spawn` refuses a process that has more. A program with threads
+//!   starts `std::process::Command` instead, and hands descriptors down.
+
 use std::ffi::CString;
 use std::fmt;
 use std::io::{self, Write};
+use std::os::unix::process::CommandExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use nix::sys::prctl::{set_name, set_pdeathsig};
-use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill};
+use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, getpid, getppid};
-
-use crate::log;
 
 /// Exit status of a child that panicked; Rust's own for a panic in `main`.
 const PANICKED: i32 = 101;
@@ -21,8 +32,8 @@ const PANICKED: i32 = 101;
 const STOP_SIGNALS: [Signal; 4] =
     [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM];
 
-/// The signal mask from before [`hold_signals`], for the children to go back to.
-static ORIGINAL_MASK: Mutex<Option<SigSet>> = Mutex::new(None);
+/// How long [`supervise`] looks, after one process has failed, whether one that runs fails, too.
+const GRACE: Duration = Duration::from_millis(100);
 
 /// A child process: `multiprocessing.Process(target=f, args=…)` with `start()` called.
 ///
@@ -51,32 +62,34 @@ impl fmt::Display for Stopped {
 impl std::error::Error for Stopped {}
 
 impl Process {
-    /// Forks a child that runs `body` and ends; `name` is its role in the log and in errors.
+    /// Forks a child that runs `body` and ends. `name` is what ps, top and its errors call it (the kernel
+    /// keeps 15 bytes).
     ///
     /// A value moved into `body` is dropped in the parent right after the fork: that closes
-    /// the parent's copy of a descriptor. Everything else that is open stays open in both,
-    /// and as long as *any* process keeps a copy of the far end of a pipe, its reader sees no
-    /// end of stream; [`Process::spawn_with`] closes the other's end too.
+    /// the parent's copy of a descriptor. It also runs a guard that deletes things, so keep such a guard in
+    /// the parent and let `body` borrow it.
     ///
     /// The child's exit status is 0, 1 after an error (printed with its causes) or 101 after a
-    /// panic. It is killed when this thread ends, so that no child outlives its parent.
+    /// panic. It is killed when this thread ends, so that it never becomes an orphan. Signals that
+    /// [`block_signals`] blocked are unblocked in it.
     ///
-    /// Fails when this process has other threads: the child would hold copies of their locks
+    /// Sets SIGCHLD to its default, also where the caller had a handler for it. Fails when this process has
+    /// other threads: the child would hold copies of their locks
     /// with nobody left to unlock them. Fails as fork(2) does otherwise.
+    ///
+    /// Not covered by its being safe: a thread that foreign code starts during the call, and memory that
+    /// another crate maps `MAP_SHARED` and hands out as `&mut`, which both processes would then hold.
     pub fn spawn(name: &str, body: impl FnOnce() -> Result<()>) -> Result<Process> {
-        refuse_threads().with_context(|| format!("spawn {name}"))?;
-        // What is still in the buffer would be in the child's too, and printed twice.
-        // A closed stdout is the log's business, not ours.
+        ensure_single_threaded().with_context(|| format!("spawn {name}"))?;
+        // What is still in the buffer would be in the child's too, and printed twice. If it cannot
+        // be written, whoever prints next will find out.
         let _ = io::stdout().flush();
         // Where whoever started us ignored SIGCHLD, the kernel would throw the status away.
         sys::default_sigchld().context("sigaction SIGCHLD")?;
         let parent = getpid();
         match sys::fork().with_context(|| format!("fork {name}"))? {
             Some(pid) => Ok(Process { name: name.to_owned(), pid, parent, reaped: false }),
-            None => {
-                log::set_role(name);
-                sys::exit(run_child(name, parent, body));
-            }
+            None => sys::exit(run_child(name, parent, body)),
         }
     }
 
@@ -84,21 +97,21 @@ impl Process {
     ///
     /// The child closes the parent's end and runs `body` with its own; the parent closes the
     /// child's end and gets its own back. So when one of the two ends, however it ends, the
-    /// other sees the end of the stream instead of waiting for ever.
+    /// other sees EOF instead of blocking forever.
     pub fn spawn_with<P, C>(
         name: &str,
         ends: (P, C),
         body: impl FnOnce(C) -> Result<()>,
     ) -> Result<(Process, P)> {
-        let (parents, childs) = ends;
+        let (ours, theirs) = ends;
         // In an Option, so that the child can drop what the parent will return.
-        let mut parents = Some(parents);
+        let mut ours = Some(ours);
         let process = Process::spawn(name, || {
-            drop(parents.take());
-            body(childs)
+            drop(ours.take());
+            body(theirs)
         })?;
-        let parents = parents.context("only the child drops the parent's end")?;
-        Ok((process, parents))
+        let ours = ours.context("only the child drops the parent's end")?;
+        Ok((process, ours))
     }
 
     /// The child's process id.
@@ -111,22 +124,22 @@ impl Process {
         &self.name
     }
 
-    /// Waits until the child has ended: waitpid(2), `Process.join()`.
+    /// Blocks until the child has ended: waitpid(2), `Process.join()`.
     ///
     /// Unlike Python's, it is an error when the child failed, panicked or was killed.
     pub fn join(mut self) -> Result<()> {
         match self.wait(None)? {
-            Some(failure) => Err(failure.into()),
+            Some((_, failure)) => bail!(failure),
             None => Ok(()),
         }
     }
 
-    /// Plays the parent's `part` of a talk, then joins the child.
+    /// Runs the parent's `part` of an exchange, then joins the child.
     ///
-    /// When both fail, the error of the parent's part has the child's as its cause: that the
-    /// child is gone is why the talk ended. `part` must own the parent's end, so that the end
+    /// When both fail, the error of the parent's part has the child's as its cause: the child's end
+    /// is why the exchange broke. `part` must own the parent's end, so that the end
     /// is closed when it returns, and a child that still waits for an answer can leave.
-    pub fn join_after(self, part: impl FnOnce() -> Result<()>) -> Result<()> {
+    pub fn run_then_join(self, part: impl FnOnce() -> Result<()>) -> Result<()> {
         let part = part();
         match (part, self.join()) {
             (part, Ok(())) => part,
@@ -135,53 +148,44 @@ impl Process {
         }
     }
 
-    /// Reaps the child if it has ended (with WNOHANG), or waits until it has.
-    /// Returns how it failed; `None` when it succeeded or still runs.
-    fn wait(&mut self, flags: Option<WaitPidFlag>) -> Result<Option<Failure>> {
+    /// Reaps the child if it has ended (with WNOHANG), or blocks until it has.
+    ///
+    /// Returns how it failed, after a rank: of several children, the one that was killed is the
+    /// likeliest cause, then one that panicked. `None` when it succeeded or still runs.
+    fn wait(&mut self, flags: Option<WaitPidFlag>) -> Result<Option<(u8, String)>> {
         let status = loop {
             match waitpid(self.pid, flags) {
                 Err(Errno::EINTR) => {}
-                status => break status.with_context(|| format!("waitpid {}", self.name))?,
+                status => break status,
             }
         };
-        self.reaped = status != WaitStatus::StillAlive;
+        // Also after an error: somebody else has reaped it (ECHILD), and the id may by now belong to
+        // a stranger, whom our drop must not kill.
+        self.reaped = status != Ok(WaitStatus::StillAlive);
         let name = &self.name;
-        Ok(match status {
+        Ok(match status.with_context(|| format!("waitpid {name}"))? {
             WaitStatus::StillAlive | WaitStatus::Exited(_, 0) => None,
             WaitStatus::Signaled(_, signal, _) => {
-                Some(Failure::Killed(format!("{name} was killed by {signal}")))
+                Some((0, format!("{name} was killed by {signal}")))
             }
-            WaitStatus::Exited(_, PANICKED) => Some(Failure::Panicked(format!("{name} panicked"))),
+            WaitStatus::Exited(_, PANICKED) => Some((1, format!("{name} panicked"))),
             WaitStatus::Exited(_, code) => {
-                Some(Failure::Failed(format!("{name} failed with exit status {code}")))
+                Some((2, format!("{name} failed with exit status {code}")))
             }
-            other => Some(Failure::Failed(format!("{name} ended: {other:?}"))),
+            other => Some((2, format!("{name} ended: {other:?}"))),
         })
     }
 
-    /// Whether the child is on its way out, and cannot be stopped or killed any more.
-    fn is_ending(&self) -> bool {
+    /// Whether the child runs, rather than sleeps; and whether it is on its way out, and cannot be
+    /// stopped or killed any more.
+    fn state(&self) -> (bool, bool) {
         const PF_EXITING: u32 = 4;
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
-        // The flags are the seventh field after the name, which is in brackets: proc(5).
-        let fields = stat.rsplit(") ").next().unwrap_or_default();
-        let flags = fields.split(' ').nth(6).and_then(|flags| flags.parse().ok());
-        flags.unwrap_or(0) & PF_EXITING != 0
-    }
-}
-
-/// How a child failed. Of several, the least is the likeliest cause of the others.
-#[derive(PartialEq, Eq, PartialOrd, Ord)]
-enum Failure {
-    Killed(String),
-    Panicked(String),
-    Failed(String),
-}
-
-impl From<Failure> for anyhow::Error {
-    fn from(failure: Failure) -> anyhow::Error {
-        let (Failure::Killed(what) | Failure::Panicked(what) | Failure::Failed(what)) = failure;
-        anyhow::Error::msg(what)
+        // After the name, in brackets, come the state and, six fields later, the flags: proc_pid_stat(5).
+        let mut fields = stat.rsplit(") ").next().unwrap_or_default().split(' ');
+        let runs = fields.next() == Some("R");
+        let flags = fields.nth(5).and_then(|flags| flags.parse().ok()).unwrap_or(0);
+        (runs, flags & PF_EXITING != 0)
     }
 }
 
@@ -195,24 +199,81 @@ impl Drop for Process {
     }
 }
 
-/// Lets Ctrl-C and the other stop signals wait from now on, until [`supervise`] takes them.
+/// Blocks Ctrl-C and the other stop signals, until [`supervise`] takes them.
 ///
 /// Call it before making what must be removed at the end (a file, a directory, a name): a
-/// signal that killed the program in between would leave it behind. Children are not
-/// affected. Calling it again does nothing.
-pub fn hold_signals() -> Result<()> {
-    let mut original = original_mask();
-    if original.is_some() {
+/// signal that killed the program in between would leave it behind. What we were started to
+/// ignore stays ignored (nohup, a shell's background job): blocked, it would be delivered. Until
+/// `supervise` runs, this process does not react to them, also while it blocks elsewhere.
+///
+/// [`Process::spawn`] unblocks them in its children; for a [`Command`] see [`unblock_signals`]. Calling
+/// it again does nothing. Fails when this process has other threads, in which the signals would not be
+/// blocked: they would be lost there, and `supervise` wait forever. Threads started afterwards are
+/// fine.
+pub fn block_signals() -> Result<()> {
+    let mut blocked = SigSet::from_iter([Signal::SIGCHLD]);
+    let ignored = ignored_signals()?;
+    blocked.extend(STOP_SIGNALS.into_iter().filter(|signal| !ignored.contains(*signal)));
+    let current = SigSet::thread_get_mask().context("pthread_sigmask")?;
+    if blocked.iter().all(|signal| current.contains(signal)) {
         return Ok(());
     }
-    // What we were started to ignore stays ignored (nohup, a shell's background job): held, it
-    // would be delivered.
-    let ignored = ignored_signals()?;
-    let mut held = supervised_signals();
-    ignored.iter().for_each(|signal| held.remove(signal));
-    let mask = held.thread_swap_mask(SigmaskHow::SIG_BLOCK).context("pthread_sigmask")?;
-    *original = Some(mask);
-    Ok(())
+    ensure_single_threaded().context("block signals")?;
+    blocked.thread_block().context("pthread_sigmask")
+}
+
+/// Lets `command` start with the signals unblocked that [`block_signals`] blocked.
+///
+/// A started program inherits the blocked signals, and would not react to Ctrl-C or SIGTERM.
+pub fn unblock_signals(command: &mut Command) -> &mut Command {
+    sys::before_exec(command, || Ok(supervised_signals().thread_unblock()?))
+}
+
+/// Blocks until all `processes` have ended. The first that fails, or a stop signal, ends the others, by
+/// SIGKILL; it may look for up to 100 ms first whether one of them is about to fail, too.
+///
+/// The parent sleeps in sigwait(3) until SIGCHLD says that a child ended. Stop signals stay
+/// blocked afterwards (see [`block_signals`]), so that nothing cuts the clean-up short.
+///
+/// Fails with an error that names the process (of several, the one that was killed, or else all), or with
+/// [`Stopped`]; fails as [`block_signals`] does.
+pub fn supervise(processes: impl IntoIterator<Item = Process>) -> Result<()> {
+    block_signals()?;
+    let mut running: Vec<Process> = processes.into_iter().collect();
+    let mut failures = Vec::new();
+    loop {
+        for process in &mut running {
+            failures.extend(process.wait(Some(WaitPidFlag::WNOHANG))?);
+        }
+        running.retain(|process| !process.reaped);
+        if !failures.is_empty() {
+            break;
+        }
+        if running.is_empty() {
+            return Ok(());
+        }
+        wait_for_signal()?;
+    }
+    // When one fails, the others may fail for want of it, and even end before it does. So whoever is ending
+    // anyway may still say how; and whoever runs may get there, if it does not take long.
+    let deadline = Instant::now() + GRACE;
+    for process in &mut running {
+        while process.state().0 && Instant::now() < deadline {
+            std::thread::yield_now();
+        }
+        if process.state().1 {
+            failures.extend(process.wait(None)?);
+        }
+    }
+    drop(running); // kills and reaps the others
+    // Ctrl-C goes to the children too, and one may be gone before we look at our own signals. With
+    // SIGCHLD pending sigwait(3) does not block, and it takes the lowest: the stop signals come first.
+    kill(getpid(), Signal::SIGCHLD).context("kill")?;
+    wait_for_signal()?;
+    let likeliest = failures.iter().map(|(rank, _)| *rank).min();
+    failures.retain(|(rank, _)| Some(*rank) == likeliest);
+    let causes: Vec<_> = failures.into_iter().map(|(_, failure)| failure).collect();
+    bail!(causes.join("; "))
 }
 
 /// The stop signals that this process ignores: proc_pid_status(5).
@@ -225,49 +286,8 @@ fn ignored_signals() -> Result<SigSet> {
     Ok(STOP_SIGNALS.into_iter().filter(ignored).collect())
 }
 
-fn original_mask() -> MutexGuard<'static, Option<SigSet>> {
-    ORIGINAL_MASK.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Waits for all `processes`. The first that fails, or a signal that asks to stop, ends the others.
-///
-/// The parent sleeps in sigwait(3) until SIGCHLD says that a child ended. Stop signals stay
-/// on hold afterwards (see [`hold_signals`]), so that nothing cuts the clean-up short.
-///
-/// Fails with an error that names the process, or with [`Stopped`].
-pub fn supervise(processes: impl IntoIterator<Item = Process>) -> Result<()> {
-    hold_signals()?;
-    let mut running: Vec<Process> = processes.into_iter().collect();
-    loop {
-        let mut failures = Vec::new();
-        for process in &mut running {
-            failures.extend(process.wait(Some(WaitPidFlag::WNOHANG))?);
-        }
-        if !failures.is_empty() {
-            // When one is killed, the others may fail for want of it, and even be gone before it
-            // is. So who is ending by itself may still say how.
-            running.retain(|process| !process.reaped);
-            for process in running.iter_mut().filter(|process| process.is_ending()) {
-                failures.extend(process.wait(None)?);
-            }
-            drop(running); // kills and reaps the others
-            // Ctrl-C goes to the children too, and one may be gone before we look at our own
-            // signals. With SIGCHLD pending sigwait(3) does not wait, and it takes the lowest:
-            // the stop signals come before SIGCHLD.
-            kill(getpid(), Signal::SIGCHLD).context("kill")?;
-            stop_if_asked()?;
-            return Err(failures.into_iter().min().context("at least one")?.into());
-        }
-        running.retain(|process| !process.reaped);
-        if running.is_empty() {
-            return Ok(());
-        }
-        stop_if_asked()?;
-    }
-}
-
 /// Waits for a signal; all but SIGCHLD are an error.
-fn stop_if_asked() -> Result<()> {
+fn wait_for_signal() -> Result<()> {
     match supervised_signals().wait().context("sigwait")? {
         Signal::SIGCHLD => Ok(()),
         signal => Err(Stopped(signal).into()),
@@ -280,37 +300,35 @@ fn supervised_signals() -> SigSet {
 
 /// What the child does between fork and exit; returns its exit status.
 fn run_child(name: &str, parent: Pid, body: impl FnOnce() -> Result<()>) -> i32 {
-    // A panic must not unwind into the parent's code: the child has a copy of that stack, and
-    // would go on as a second parent.
-    let result = catch_unwind(AssertUnwindSafe(|| {
-        // What ps and top show; the kernel keeps the first 15 bytes.
+    let run = || {
         set_name(&CString::new(name)?).context("prctl PR_SET_NAME")?;
         set_pdeathsig(Signal::SIGKILL).context("prctl PR_SET_PDEATHSIG")?;
         // If the parent died before that call, nobody will send the signal any more.
         if getppid() != parent {
             bail!("the parent is gone");
         }
-        // Taken, so that a child which supervises children of its own holds the signals anew.
-        if let Some(mask) = original_mask().take() {
-            mask.thread_set_mask().context("pthread_sigmask")?;
-        }
+        supervised_signals().thread_unblock().context("pthread_sigmask")?;
         body()
-    }));
-    match result {
-        Ok(Ok(())) => 0,
-        Ok(Err(error)) => {
-            log::complain(&error);
+    };
+    // A panic must not unwind into the parent's code: the child has a copy of that stack, and would go
+    // on as a second parent. Printing and dropping the error can panic as well, so they are in here.
+    let status = catch_unwind(AssertUnwindSafe(|| match run() {
+        Ok(()) => 0,
+        Err(error) => {
+            // One write, so that the lines of several processes do not mix. If stderr is gone too, the
+            // exit status still tells.
+            let _ = io::stderr().write_all(format!("{name}: error: {error:#}\n").as_bytes());
             1
         }
-        Err(_) => {
-            log::complain(&anyhow::anyhow!("panicked"));
-            PANICKED
-        }
-    }
+    }));
+    status.unwrap_or_else(|payload| {
+        std::mem::forget(payload); // its drop might panic, too
+        PANICKED
+    })
 }
 
 /// An error if this process has more than one thread.
-fn refuse_threads() -> Result<()> {
+fn ensure_single_threaded() -> Result<()> {
     // The kernel can list a thread for 2 ms after it was joined, and offers nothing to wait for.
     let deadline = Instant::now() + Duration::from_millis(100);
     loop {
@@ -319,7 +337,7 @@ fn refuse_threads() -> Result<()> {
             return Ok(());
         }
         if Instant::now() >= deadline {
-            bail!("this process has {threads} threads; fork before starting any");
+            bail!("this process has {threads} threads; do this before starting any");
         }
         std::thread::yield_now();
     }
@@ -327,10 +345,11 @@ fn refuse_threads() -> Result<()> {
 
 /// The calls that Rust cannot check.
 mod sys {
-    #![expect(unsafe_code, reason = "fork, _exit and sigaction have no safe form")]
+    #![expect(unsafe_code, reason = "fork, _exit, sigaction and pre_exec have no safe form")]
 
-    use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
-    use nix::unistd::{ForkResult, Pid, fork as fork_unchecked};
+    use super::*;
+    use nix::sys::signal::{SaFlags, SigAction, SigHandler, sigaction};
+    use nix::unistd::{ForkResult, fork as fork_unchecked};
 
     /// fork(2): the child's id in the parent, `None` in the child.
     /// The caller has made sure that there are no other threads.
@@ -346,8 +365,8 @@ mod sys {
 
     /// _exit(2): ends the process at once, without the parent's exit handlers and buffers.
     pub fn exit(status: i32) -> ! {
-        // SAFETY: takes no pointer and does not return. Not covered: other buffers than the
-        // log's, which flushes each line, are lost.
+        // SAFETY: takes no pointer and does not return. Not covered: what is still in a buffer is lost;
+        // stdout is flushed at the end of each line.
         unsafe { nix::libc::_exit(status) }
     }
 
@@ -357,5 +376,13 @@ mod sys {
         // SAFETY: installs no handler, so no code of ours runs in signal context. Not covered:
         // a handler that other code in this process had set is gone.
         unsafe { sigaction(Signal::SIGCHLD, &default) }.map(drop)
+    }
+
+    /// Runs `prepare` in the child of `command`, between fork and exec.
+    pub fn before_exec(command: &mut Command, prepare: fn() -> io::Result<()>) -> &mut Command {
+        // SAFETY: the parent may have threads, so only async-signal-safe calls are allowed there: the one
+        // caller's closure fills in a signal set and calls pthread_sigmask(3). Not covered: another
+        // `prepare` that allocates or locks.
+        unsafe { command.pre_exec(prepare) }
     }
 }
