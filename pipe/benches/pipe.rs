@@ -1,6 +1,6 @@
 //! `pipe::Connection` against write(2) and read(2) on two bare pipes.
 
-#[path = "../../benches/measure.rs"]
+#[path = "../../common/benches/measure.rs"]
 mod measure;
 
 use std::fs::File;

@@ -12,23 +12,22 @@ use anyhow::{Context, Result, ensure};
 use common::{Process, say};
 use pipe::{Receiver, Sender};
 
-pub fn both() -> Result<()> {
+pub fn run() -> Result<()> {
     let (conn1, conn2) = pipe::simplex()?;
     let (subprocess, conn1) = Process::spawn_with("subprocess", (conn1, conn2), subprocess)?;
-    subprocess.join_after(|| parent(conn1))
+    subprocess.run_then_join(|| parent(conn1))
 }
 
 fn parent(mut conn1: Receiver) -> Result<()> {
     let message = conn1.recv()?.context("recv: the other side closed the pipe")?;
-    say!("received {}", String::from_utf8_lossy(&message));
-    // Only since this process has closed its copy of conn2 does the end ever come.
-    ensure!(conn1.recv()?.is_none(), "recv: expected the end of the stream");
-    say!("received the end of the stream");
-    Ok(())
+    say!("received {}", String::from_utf8_lossy(&message))?;
+    // EOF arrives only because this process has closed its copy of conn2.
+    ensure!(conn1.recv()?.is_none(), "recv: expected EOF");
+    say!("received EOF")
 }
 
 fn subprocess(mut conn2: Sender) -> Result<()> {
-    say!("sends    Data@subprocess");
+    say!("sends    Data@subprocess")?;
     conn2.send(b"Data@subprocess")?;
     Ok(())
 }
