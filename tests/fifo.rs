@@ -10,9 +10,10 @@ use std::process::{Child, Command, Stdio};
 
 use nix::sys::signal::Signal;
 use support::{
-    Program, TempDir, check_accidents, check_console_blocks, check_kills, check_story, list,
-    program, readme_shows, run, skip, with_tmpfs,
+    Program, check_accidents, check_console_blocks, check_kills, check_story, list, program,
+    readme_shows, run, skip, temp_dir, with_tmpfs,
 };
+use tempfile::TempDir;
 
 const FIFO: &str = env!("CARGO_BIN_EXE_fifo");
 
@@ -29,7 +30,7 @@ fn the_story_is_the_one_in_the_readme() {
 }
 
 #[test]
-fn who_is_killed_is_named() {
+fn errors_name_the_killed_process() {
     check_accidents(FIFO, &["consumer", "producer"], &readme_shows(STORY));
     check_kills(FIFO, &[], &["consumer", "producer"]);
 }
@@ -38,13 +39,13 @@ fn who_is_killed_is_named() {
 fn bad_arguments_are_refused() {
     let help = run(&mut program(FIFO, &["--help"])).succeeded();
     assert!(help.contains("Usage: cargo run -p fifo "), "{help}");
-    let error = "error: expected nothing, 'consumer [DIR]' or 'producer [DIR]', not 'x y' ";
-    run(&mut program(FIFO, &["x", "y"])).failed(2, &[error]);
+    let refused = run(&mut program(FIFO, &["x", "y"]));
+    assert_eq!((refused.code(), refused.stdout.as_str(), refused.stderr), (2, "", help));
 }
 
 /// One role in a terminal of its own, in the directory where the two meet.
 fn role(role: &str, dir: &TempDir) -> Program {
-    Program::start(program(FIFO, &[role]).current_dir(&dir.0))
+    Program::start(program(FIFO, &[role]).current_dir(dir.path()))
 }
 
 /// The lines of one role in the story.
@@ -59,7 +60,7 @@ fn lines_of(role: &str, text: &str) -> Vec<String> {
 #[test]
 fn two_terminals_in_either_order() {
     for consumer_first in [true, false] {
-        let dir = TempDir::new();
+        let dir = temp_dir();
         let (consumer, producer) = if consumer_first {
             let mut consumer = role("consumer", &dir);
             consumer.line_with("waits for a writer at pipe.in");
@@ -74,23 +75,23 @@ fn two_terminals_in_either_order() {
             let printed = program.finish().succeeded();
             assert_eq!(lines_of(name, &printed), lines_of(name, &story), "{printed}");
         }
-        assert_eq!(list(&dir.0), [""; 0], "left behind");
+        assert_eq!(list(dir.path()), [""; 0], "left behind");
     }
 }
 
 #[test]
 fn the_shell_is_a_producer_too() {
-    let dir = TempDir::new();
+    let dir = temp_dir();
     let shown = readme_shows("cargo run -q -p fifo consumer");
     let mut consumer = role("consumer", &dir);
     consumer.line_with("waits for a writer at pipe.in");
-    let cat = shell("cat pipe.out", &dir.0);
+    let cat = shell("cat pipe.out", dir.path());
     for line in ["msg 1", "msg 2", "exit"] {
-        shell(&format!("echo '{line}' > pipe.in"), &dir.0).wait().unwrap();
+        shell(&format!("echo '{line}' > pipe.in"), dir.path()).wait().unwrap();
     }
     assert_eq!(consumer.finish().succeeded(), shown);
     assert_eq!(cat.wait_with_output().unwrap().stdout, b"msg 1\nmsg 2\n");
-    assert_eq!(list(&dir.0), [""; 0], "left behind");
+    assert_eq!(list(dir.path()), [""; 0], "left behind");
 }
 
 fn shell(command: &str, dir: &Path) -> Child {
@@ -106,26 +107,27 @@ fn shell(command: &str, dir: &Path) -> Child {
 fn several_producers_do_not_mix_lines() {
     const WRITERS: usize = 4;
     const LINES: usize = 200;
-    let dir = TempDir::new();
+    let dir = temp_dir();
     let consumer = Command::new(FIFO)
         .arg("consumer")
-        .current_dir(&dir.0)
+        .current_dir(dir.path())
         .stdout(Stdio::null())
         .spawn()
         .unwrap();
-    support::wait_for("the FIFOs", &mut || dir.join("pipe.out").exists());
-    let cat = shell("cat pipe.out", &dir.0);
+    support::wait_for("the FIFOs", &mut || dir.path().join("pipe.out").exists());
+    let cat = shell("cat pipe.out", dir.path());
     // Lines of different lengths, up to a few hundred bytes.
     let write =
         "for i in $(seq LINES); do printf '%s %s %0*d\\n' NAME $i $((i * 2)) 0; done > pipe.in";
     let write = write.replace("LINES", &LINES.to_string());
-    let writers: Vec<_> =
-        (0..WRITERS).map(|name| shell(&write.replace("NAME", &name.to_string()), &dir.0)).collect();
+    let writers: Vec<_> = (0..WRITERS)
+        .map(|name| shell(&write.replace("NAME", &name.to_string()), dir.path()))
+        .collect();
     let output = std::thread::spawn(|| cat.wait_with_output().unwrap().stdout);
     for mut writer in writers {
         assert!(writer.wait().unwrap().success());
     }
-    shell("echo exit > pipe.in", &dir.0).wait().unwrap();
+    shell("echo exit > pipe.in", dir.path()).wait().unwrap();
     assert!(consumer.wait_with_output().unwrap().status.success());
 
     let output = String::from_utf8(output.join().unwrap()).unwrap();
@@ -144,18 +146,18 @@ fn several_producers_do_not_mix_lines() {
 
 #[test]
 fn a_reader_that_leaves_is_waited_for() {
-    let dir = TempDir::new();
+    let dir = temp_dir();
     let mut consumer = role("consumer", &dir);
     consumer.line_with("waits for a writer at pipe.in");
-    let writer = fifo::open_writer(&dir.join("pipe.in"), None);
+    let writer = fifo::open_writer(&dir.path().join("pipe.in"), None);
     let mut writer = writer.unwrap();
     fifo::write_line(&mut writer, "msg 1").unwrap();
     consumer.line_with("waits for a reader at pipe.out");
-    let head = shell("head -1 pipe.out", &dir.0);
+    let head = shell("head -1 pipe.out", dir.path());
     assert_eq!(head.wait_with_output().unwrap().stdout, b"msg 1\n");
     fifo::write_line(&mut writer, "msg 2").unwrap();
     consumer.line_with("the last reader has left, waits for another at pipe.out");
-    let head = shell("head -1 pipe.out", &dir.0);
+    let head = shell("head -1 pipe.out", dir.path());
     assert_eq!(head.wait_with_output().unwrap().stdout, b"msg 2\n");
     fifo::write_line(&mut writer, "exit").unwrap();
     consumer.finish().succeeded();
@@ -164,80 +166,131 @@ fn a_reader_that_leaves_is_waited_for() {
 #[test]
 fn a_consumer_that_is_stopped_or_killed_removes_its_fifos() {
     for (signal, code) in [(Signal::SIGINT, 130), (Signal::SIGTERM, 143), (Signal::SIGHUP, 129)] {
-        let dir = TempDir::new();
+        let dir = temp_dir();
         let mut consumer = role("consumer", &dir);
         consumer.line_with("waits for a writer at pipe.in");
         consumer.kill_group(signal);
         consumer.finish().failed(code, &[&format!("stopped by {signal}")]);
-        assert_eq!(list(&dir.0), [""; 0], "left behind");
+        assert_eq!(list(dir.path()), [""; 0], "left behind");
     }
-    let dir = TempDir::new();
+    let dir = temp_dir();
     let mut consumer = role("consumer", &dir);
     consumer.line_with("waits for a writer at pipe.in");
     consumer.kill(consumer.role("consumer"), Signal::SIGKILL);
     consumer.finish().failed(1, &["consumer was killed by SIGKILL"]);
-    assert_eq!(list(&dir.0), [""; 0], "left behind");
+    assert_eq!(list(dir.path()), [""; 0], "left behind");
+}
+
+/// While the other one waits, or is about to.
+#[test]
+fn a_role_that_is_stopped_can_be_started_again() {
+    for (first, second) in [("consumer", "producer"), ("producer", "consumer")] {
+        let dir = temp_dir();
+        let mut stopped = role(first, &dir);
+        stopped.line();
+        // Where its first line is to be printed, the second role has not opened the FIFOs yet.
+        let other = Program::start_stopped_at(program(FIFO, &[second]).current_dir(dir.path()), 0);
+        stopped.kill_group(Signal::SIGINT);
+        assert_eq!(stopped.finish().code(), 130);
+        let again = role(first, &dir);
+        other.finish().succeeded();
+        again.finish().succeeded();
+        assert_eq!(list(dir.path()), [""; 0], "left behind");
+    }
+}
+
+#[test]
+fn a_second_consumer_waits_for_the_first_to_leave() {
+    let dir = temp_dir();
+    let mut first = role("consumer", &dir);
+    first.line_with("waits for a writer at pipe.in");
+    let mut second = role("consumer", &dir);
+    second.line_with("waits for another consumer to leave");
+    role("producer", &dir).finish().succeeded();
+    first.finish().succeeded();
+    second.line_with("waits for a writer at pipe.in");
+    role("producer", &dir).finish().succeeded();
+    second.finish().succeeded();
+    assert_eq!(list(dir.path()), [""; 0], "left behind");
+}
+
+/// A producer of ours sleeps while its consumer is stopped, and started again.
+#[test]
+fn a_producer_does_not_take_the_next_consumer_for_its_own() {
+    let dir = temp_dir();
+    let mut consumer = role("consumer", &dir);
+    consumer.line_with("waits for a writer at pipe.in");
+    let _requests = fifo::open_writer(&dir.path().join("pipe.in"), None).unwrap();
+    let mut replies = fifo::open_reader(&dir.path().join("pipe.out"), None).unwrap();
+    consumer.line_with("echoes each line");
+    consumer.kill_group(Signal::SIGINT);
+    assert_eq!(consumer.finish().code(), 130);
+    let mut next = role("consumer", &dir);
+    next.line_with("waits for a writer at pipe.in");
+    assert_eq!(std::io::Read::read(&mut replies, &mut [0]).unwrap(), 0);
+    role("producer", &dir).finish().succeeded();
+    next.finish().succeeded();
 }
 
 #[test]
 fn a_consumer_that_dies_is_an_error_for_the_producer() {
-    let dir = TempDir::new();
+    let dir = temp_dir();
     let mut consumer = role("consumer", &dir);
     consumer.line_with("waits for a writer at pipe.in");
     // A producer of ours that has opened both and waits for the answer.
-    let mut requests = fifo::open_writer(&dir.join("pipe.in"), None).unwrap();
-    let mut replies = fifo::open_reader(&dir.join("pipe.out"), None).unwrap();
+    let mut requests = fifo::open_writer(&dir.path().join("pipe.in"), None).unwrap();
+    let mut replies = fifo::open_reader(&dir.path().join("pipe.out"), None).unwrap();
     consumer.kill(consumer.pid(), Signal::SIGKILL);
     consumer.finish_killed();
     assert_eq!(std::io::Read::read(&mut replies, &mut [0]).unwrap(), 0);
     let error = fifo::write_line(&mut requests, "msg 1").unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::BrokenPipe);
-    // Nobody could remove them; the next run uses them, and leaves them to whoever cleans up.
+    // Nobody could remove them; the next run uses them, and does.
     drop((requests, replies));
     let mut consumer = role("consumer", &dir);
     consumer.line_with("waits for a writer at pipe.in");
     role("producer", &dir).finish().succeeded();
     consumer.finish().succeeded();
-    assert_eq!(list(&dir.0).len(), 2);
+    assert_eq!(list(dir.path()), [""; 0], "left behind");
 }
 
 #[test]
 fn what_is_in_the_way_is_left_alone() {
-    let dir = TempDir::new();
-    let path = dir.join("pipe.in");
+    let dir = temp_dir();
+    let path = dir.path().join("pipe.in");
     fs::write(&path, "precious").unwrap();
-    for name in ["consumer", "producer"] {
+    for (name, call) in [("consumer", "mkfifo"), ("producer", "open for writing")] {
         let finished = role(name, &dir).finish();
-        finished.failed(1, &["mkfifo pipe.in: exists and is a regular file"]);
+        finished.failed(1, &[&format!("{call} pipe.in: exists and is a regular file")]);
     }
     assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
-    assert_eq!(list(&dir.0), ["pipe.in"]);
+    assert_eq!(list(dir.path()), ["pipe.in"]);
     let missing = run(&mut program(FIFO, &["consumer", "/nonexistent"]));
-    missing.failed(1, &["mkfifo /nonexistent/pipe.in: No such file or directory"]);
+    missing.failed(1, &["open /nonexistent/.: No such file or directory"]);
 }
 
 #[test]
 fn a_directory_may_be_read_only_full_or_somebody_else_s() {
-    let dir = TempDir::new();
+    let dir = temp_dir();
     if !nix::unistd::geteuid().is_root() {
-        fs::set_permissions(&dir.0, fs::Permissions::from_mode(0o500)).unwrap();
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o500)).unwrap();
         let denied = "mkfifo pipe.in: Permission denied";
         role("consumer", &dir).finish().failed(1, &[denied]);
         return skip("a full disk, and another user's FIFO (only root can make them)");
     }
-    let consumer = format!("exec {FIFO} consumer {}", dir.0.display());
+    let consumer = format!("exec {FIFO} consumer {}", dir.path().display());
     for (options, error) in [("ro", "Read-only file system"), ("nr_inodes=1", "No space left")] {
-        let mut command = with_tmpfs(&dir.0, options, &consumer).unwrap();
-        let error = format!("mkfifo {}: {error}", dir.join("pipe.in").display());
+        let mut command = with_tmpfs(dir.path(), options, &consumer).unwrap();
+        let error = format!("mkfifo {}: {error}", dir.path().join("pipe.in").display());
         run(&mut command).failed(1, &[&error]);
     }
-    let path = dir.join("pipe.in");
+    let path = dir.path().join("pipe.in");
     fifo::create(&path).unwrap();
     std::os::unix::fs::chown(&path, Some(65534), None).unwrap();
     let error = "mkfifo pipe.in: exists and belongs to user 65534";
     role("consumer", &dir).finish().failed(1, &[error]);
-    assert_eq!(list(&dir.0), ["pipe.in"]);
-    let mut nobody = program(FIFO, &["consumer", dir.0.to_str().unwrap()]);
+    assert_eq!(list(dir.path()), ["pipe.in"]);
+    let mut nobody = program(FIFO, &["consumer", dir.path().to_str().unwrap()]);
     std::os::unix::process::CommandExt::uid(&mut nobody, 65534);
     run(&mut nobody).failed(1, &["Permission denied"]);
 }
@@ -248,14 +301,14 @@ fn junk_is_an_error_that_says_what_it_is() {
         (&b"\xff\n"[..], "read pipe.in: a line is not UTF-8"),
         (&[b'x'; 10_000], "read pipe.in: a line is longer than 4096 bytes"),
     ] {
-        let dir = TempDir::new();
+        let dir = temp_dir();
         let mut consumer = role("consumer", &dir);
         consumer.line_with("waits for a writer at pipe.in");
-        let mut writer = fifo::open_writer(&dir.join("pipe.in"), None).unwrap();
-        let reader = fifo::open_reader(&dir.join("pipe.out"), None).unwrap();
+        let mut writer = fifo::open_writer(&dir.path().join("pipe.in"), None).unwrap();
+        let reader = fifo::open_reader(&dir.path().join("pipe.out"), None).unwrap();
         std::io::Write::write_all(&mut writer, junk).unwrap();
         consumer.finish().failed(1, &[error]);
         drop(reader);
-        assert_eq!(list(&dir.0), [""; 0], "left behind");
+        assert_eq!(list(dir.path()), [""; 0], "left behind");
     }
 }

@@ -3,7 +3,7 @@
 //! What `open_reader` and `open_writer` return is a plain file, so bytes cost the same. A line
 //! costs more: `write_line` and `read_line` look for its end and check that it is text.
 
-#[path = "../../benches/measure.rs"]
+#[path = "../../common/benches/measure.rs"]
 mod measure;
 
 use std::fs::{File, OpenOptions};
@@ -12,7 +12,6 @@ use std::path::Path;
 use std::thread;
 
 use anyhow::{Context, Result, ensure};
-use fifo::PrivateDir;
 use measure::{ALL, Bytes, LINES, Link, Peer, compare, cpus, head, pin, scaling, scaling_wanted};
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
@@ -56,9 +55,9 @@ fn open_bare(path: &Path) -> Result<Ends> {
 /// Two FIFOs, one for each direction: what each of two processes reads and writes.
 fn pair(open: impl Fn(&Path) -> Result<Ends>) -> Result<[Ends; 2]> {
     // Removed at the end of this function: what is open needs no name.
-    let dir = PrivateDir::new()?;
-    let (here, to_here) = open(&dir.join("pipe.in"))?;
-    let (there, to_there) = open(&dir.join("pipe.out"))?;
+    let dir = tempfile::tempdir()?;
+    let (here, to_here) = open(&dir.path().join("pipe.in"))?;
+    let (there, to_there) = open(&dir.path().join("pipe.out"))?;
     Ok([(here, to_there), (there, to_here)])
 }
 

@@ -4,54 +4,53 @@
 //! as one end of a pipe. What comes back is a plain [`File`]; [`write_line`] and [`read_line`]
 //! make messages of its bytes, so that `echo` and `cat` can be the other side.
 //!
-//! ```
-//! use std::io::BufReader;
+//! # Collecting lines
 //!
-//! let dir = fifo::PrivateDir::new()?;
-//! let path = dir.join("pipe.in");
-//! fifo::create(&path)?;
+//! A reader whose writers come and go holds a writing end itself, so that it never sees EOF between two
+//! of them. (Opening again after EOF loses what is written in between, and calling
+//! [`read_line`] again spins.)
 //!
-//! // Opening waits for the other side, so the two ends need two processes (here: threads).
-//! let writer = std::thread::spawn({
-//!     let path = path.clone();
-//!     move || fifo::write_line(&mut fifo::open_writer(&path, None)?, "msg 1")
-//! });
-//! let mut reader = BufReader::new(fifo::open_reader(&path, None)?);
-//! assert_eq!(fifo::read_line(&mut reader)?.as_deref(), Some("msg 1"));
-//! assert_eq!(fifo::read_line(&mut reader)?, None); // the last writer closed it
-//! # writer.join().unwrap()?;
-//! # std::io::Result::Ok(())
+//! ```text
+//! let mut lines = BufReader::new(fifo::open_reader(&path, None)?);
+//! let _never_eof = fifo::open_writer(&path, None)?;
+//! while let Some(line) = fifo::read_line(&mut lines)? {
 //! ```
 //!
-//! # Dangers
+//! # Hazards
 //!
 //! - Two processes that use two FIFOs must open them in the same order. In crossed orders each
-//!   waits in its first open for the other.
-//! - `O_CREAT` on a path that is no FIFO yet makes a *regular file*, and the talk happens on
-//!   disk. `O_RDWR` makes open return at once, but then the process is its own peer: it never
-//!   sees the other side leave. This library uses neither.
+//!   blocks in its first open, waiting for the other: a deadlock.
+//! - `O_CREAT` on a path that does not exist yet makes a *regular file*, and the messages go to
+//!   disk. `O_RDWR` makes open return at once, but keeps an end of your own open: you never see EOF or
+//!   EPIPE. This library uses neither.
 //! - A FIFO carries bytes, not messages: two writes can arrive as one read. Agree on a frame;
 //!   here a message is a line.
-//! - Writes of up to `PIPE_BUF` (4096) bytes are whole even with several writers; longer ones
-//!   may mix. `writeln!` on a bare [`File`] is several writes: format first, write once.
-//! - With several readers, any of them gets the next bytes, and not even whole lines.
+//! - Writes of up to `PIPE_BUF` (4096) bytes are atomic; longer ones may interleave with those of
+//!   other writers. `writeln!` on a bare [`File`] is several writes: format first, write once.
+//! - With several readers, the bytes go to any of them; even lines may be split.
 
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, BufRead, ErrorKind, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, tee};
-use nix::poll::{PollFd, PollFlags, poll};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::Mode;
-use nix::unistd::{geteuid, mkdtemp, mkfifo, pipe2};
+use nix::unistd::{geteuid, mkfifo, pipe2};
+
+/// The longest line in bytes, with its end: `PIPE_BUF`, which one write(2) puts in atomically.
+pub const MAX_LINE: usize = 4096;
+
+/// How often to look again, in milliseconds, where the kernel has no event to wait for.
+const POLL_INTERVAL: u8 = 1;
 
 /// Makes a FIFO at `path` that only this user may open: mkfifo(3) with mode 0600.
 ///
-/// A FIFO of this user that is there already is fine, so both sides may call this, whoever
+/// A FIFO of this user that is there already is fine, so both sides may call this, whichever
 /// comes first. Anything else at `path` is left alone, and the error says what it is.
 pub fn create(path: &Path) -> io::Result<()> {
     let made = match mkfifo(path, Mode::S_IRUSR | Mode::S_IWUSR) {
@@ -61,11 +60,11 @@ pub fn create(path: &Path) -> io::Result<()> {
     made.map_err(|error| named("mkfifo", path, error))
 }
 
-/// Opens the reading end: open(2) with `O_RDONLY`, which waits for a writer to open it too.
+/// Opens the reading end: open(2) with `O_RDONLY`, which blocks until a writer opens it too.
 ///
-/// With a `timeout`, fails with `TimedOut` when no writer came in time; without, it waits as
+/// With a `timeout`, fails with `TimedOut` when no writer came in time; with `None` it blocks as
 /// long as it takes. Never creates anything, follows no symbolic link, and refuses what is not
-/// a FIFO. Once the last writer is gone, a read returns 0 bytes: the end of the stream.
+/// a FIFO. Once the last writer is gone, a read returns 0 bytes: EOF.
 pub fn open_reader(path: &Path, timeout: Option<Duration>) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.read(true);
@@ -77,9 +76,9 @@ pub fn open_reader(path: &Path, timeout: Option<Duration>) -> io::Result<File> {
     .map_err(|error| named("open for reading", path, error))
 }
 
-/// Opens the writing end: open(2) with `O_WRONLY`, which waits for a reader to open it too.
+/// Opens the writing end: open(2) with `O_WRONLY`, which blocks until a reader opens it too.
 ///
-/// With a `timeout`, fails with `TimedOut` when no reader came in time; without, it waits as
+/// With a `timeout`, fails with `TimedOut` when no reader came in time; with `None` it blocks as
 /// long as it takes. Never creates anything, follows no symbolic link, and refuses what is not
 /// a FIFO. Once the last reader is gone, a write fails with `BrokenPipe`.
 pub fn open_writer(path: &Path, timeout: Option<Duration>) -> io::Result<File> {
@@ -92,37 +91,33 @@ pub fn open_writer(path: &Path, timeout: Option<Duration>) -> io::Result<File> {
     .map_err(|error| named("open for writing", path, error))
 }
 
-/// The longest line in bytes, with its end: `PIPE_BUF`, what one write(2) puts in undivided.
-pub const LONGEST_LINE: usize = 4096;
-
 /// Writes a message and the end of its line in one write(2).
 ///
-/// Waits while the pipe is full. Fails with `InvalidInput` if the message has a line's end in
-/// it or is longer than [`LONGEST_LINE`], and with `BrokenPipe` when no reader is left.
+/// Blocks while the pipe is full. Fails with `InvalidInput` if the message contains a newline
+/// or is longer than [`MAX_LINE`], and with `BrokenPipe` when no reader is left.
 pub fn write_line(fifo: &mut File, message: &str) -> io::Result<()> {
     let line = [message, "\n"].concat();
-    if line.len() > LONGEST_LINE || message.contains('\n') {
-        let what = format!("a message is one line of up to {} bytes", LONGEST_LINE - 1);
+    if line.len() > MAX_LINE || message.contains('\n') {
+        let what = format!("a message is one line of up to {} bytes", MAX_LINE - 1);
         return Err(io::Error::new(ErrorKind::InvalidInput, what));
     }
     fifo.write_all(line.as_bytes())
 }
 
-/// Reads a message: the next line, without its end. `None` when the last writer is gone.
+/// Reads a message: the next line, without its end. `None` means EOF: the last writer is gone.
 ///
-/// Fails with `UnexpectedEof` when the stream ends in the middle of a line, with `InvalidData` if
-/// the line is not UTF-8 or longer than [`LONGEST_LINE`]. No more than that is ever kept in memory.
-/// After an error, also a timeout, the part of a line that had come is lost: close it.
+/// Blocks until a whole line has come. Fails with `UnexpectedEof` at EOF in the middle of a line, and with
+/// `InvalidData` if the line is not UTF-8 or longer than [`MAX_LINE`] (no more is ever kept in memory).
+/// After an error any partial line is lost: close the FIFO.
 pub fn read_line(fifo: &mut impl BufRead) -> io::Result<Option<String>> {
     let mut line = Vec::new();
-    let longest = LONGEST_LINE as u64;
-    fifo.by_ref().take(longest).read_until(b'\n', &mut line)?;
+    fifo.by_ref().take(MAX_LINE as u64).read_until(b'\n', &mut line)?;
     let invalid = |what: String| io::Error::new(ErrorKind::InvalidData, what);
     match line.pop() {
         Some(b'\n') => {}
         None => return Ok(None),
-        Some(_) if line.len() + 1 == LONGEST_LINE => {
-            return Err(invalid(format!("a line is longer than {LONGEST_LINE} bytes")));
+        Some(_) if line.len() + 1 == MAX_LINE => {
+            return Err(invalid(format!("a line is longer than {MAX_LINE} bytes")));
         }
         Some(_) => {
             let what = "the other side ended in the middle of a line";
@@ -131,46 +126,6 @@ pub fn read_line(fifo: &mut impl BufRead) -> io::Result<Option<String>> {
     }
     let message = String::from_utf8(line).map_err(|_| invalid("a line is not UTF-8".into()))?;
     Ok(Some(message))
-}
-
-/// A directory that only this user may enter, removed with all that is in it when dropped.
-///
-/// FIFOs in a directory that others can write to could be replaced by theirs. Made by
-/// mkdtemp(3) with mode 0700, under `TMPDIR` or else /tmp. After a fork, only the process that made
-/// it removes it.
-#[derive(Debug)]
-pub struct PrivateDir {
-    path: PathBuf,
-    owner: u32,
-}
-
-impl PrivateDir {
-    /// Makes the directory.
-    pub fn new() -> io::Result<PrivateDir> {
-        let template = std::env::temp_dir().join("fifo-XXXXXX");
-        let path = mkdtemp(&template).map_err(|errno| named("mkdtemp", &template, errno.into()))?;
-        let owner = std::process::id();
-        Ok(PrivateDir { path, owner })
-    }
-
-    /// The path of `name` in this directory.
-    pub fn join(&self, name: &str) -> PathBuf {
-        self.path.join(name)
-    }
-
-    /// The path of the directory.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-}
-
-impl Drop for PrivateDir {
-    fn drop(&mut self) {
-        // A forked child has a copy of this guard, but the directory is not its own.
-        if std::process::id() == self.owner {
-            let _ = fs::remove_dir_all(&self.path);
-        }
-    }
 }
 
 /// Whether what already is at `path` can be used as our own FIFO.
@@ -186,7 +141,7 @@ fn adopt(path: &Path) -> io::Result<()> {
 
 /// Opens a FIFO and nothing else.
 fn open(path: &Path, options: &mut OpenOptions, flags: OFlag) -> io::Result<File> {
-    // Looked at before, since opening some other thing can wait, or have effects; and after,
+    // Looked at before, since opening another kind of file may block or have side effects; and after,
     // since it may have been replaced in between.
     require_fifo(&fs::symlink_metadata(path)?)?;
     let file = options.custom_flags((OFlag::O_NOFOLLOW | flags).bits()).open(path)?;
@@ -199,11 +154,11 @@ fn open_with_reader(path: &Path, options: &mut OpenOptions, timeout: Duration) -
     let deadline = Instant::now().checked_add(timeout);
     loop {
         match open(path, options, OFlag::O_NONBLOCK) {
-            // No reader yet. The kernel has no event for its coming: look again.
+            // No reader yet. The kernel has no event for a reader that opens: look again.
             Err(error) if error.raw_os_error() == Some(Errno::ENXIO as i32) => {
                 require_time(deadline, "reader")?;
                 // Not `sleep`: each signal makes that a little longer.
-                std::thread::park_timeout(LOOK_AGAIN);
+                std::thread::park_timeout(Duration::from_millis(POLL_INTERVAL.into()));
             }
             opened => return opened,
         }
@@ -225,7 +180,7 @@ fn await_writer(reader: &File, timeout: Duration) -> io::Result<()> {
             Err(errno) => return Err(errno.into()),
         }
         let mut fds = [PollFd::new(reader.as_fd(), PollFlags::POLLIN)];
-        match poll(&mut fds, LOOK_AGAIN.as_millis() as u16) {
+        match poll(&mut fds, PollTimeout::from(POLL_INTERVAL)) {
             Ok(0) | Err(Errno::EINTR) => {}
             Ok(_) => return Ok(()),
             Err(errno) => return Err(errno.into()),
@@ -233,13 +188,10 @@ fn await_writer(reader: &File, timeout: Duration) -> io::Result<()> {
     }
 }
 
-/// How often to look for the other side where the kernel cannot wake us.
-const LOOK_AGAIN: Duration = Duration::from_millis(1);
-
-fn require_time(deadline: Option<Instant>, who: &str) -> io::Result<()> {
+fn require_time(deadline: Option<Instant>, peer: &str) -> io::Result<()> {
     match deadline {
         Some(deadline) if Instant::now() >= deadline => {
-            Err(io::Error::new(ErrorKind::TimedOut, format!("no {who} came in time")))
+            Err(io::Error::new(ErrorKind::TimedOut, format!("no {peer} came in time")))
         }
         _ => Ok(()),
     }
@@ -259,7 +211,7 @@ fn require_fifo(there: &Metadata) -> io::Result<()> {
     Err(io::Error::new(ErrorKind::AlreadyExists, error))
 }
 
-/// Clears `O_NONBLOCK`, so that reads and writes wait again.
+/// Clears `O_NONBLOCK`, so that reads and writes block again.
 fn blocking(file: File) -> io::Result<File> {
     let flags = OFlag::from_bits_retain(fcntl(&file, FcntlArg::F_GETFL)?);
     fcntl(&file, FcntlArg::F_SETFL(flags - OFlag::O_NONBLOCK))?;
@@ -276,39 +228,37 @@ mod tests {
     use super::*;
     use std::os::unix::fs::{PermissionsExt, symlink};
 
+    use tempfile::TempDir;
+
     const SOON: Option<Duration> = Some(Duration::from_millis(5));
     const LATE: Option<Duration> = Some(Duration::from_secs(60));
 
     #[test]
     fn a_fifo_is_private_and_can_be_adopted() {
-        let dir = PrivateDir::new().unwrap();
-        let path = dir.join("pipe.in");
+        let dir = TempDir::new().unwrap();
+        let path = dir.path().join("pipe.in");
         create(&path).unwrap();
         create(&path).unwrap();
         let there = fs::symlink_metadata(&path).unwrap();
         assert!(there.file_type().is_fifo());
         assert_eq!(there.permissions().mode() & 0o777, 0o600);
-        let parent = fs::symlink_metadata(&dir.path).unwrap();
-        assert_eq!(parent.permissions().mode() & 0o777, 0o700);
-        drop(dir);
-        assert!(!path.parent().unwrap().exists());
     }
 
     #[test]
     fn what_is_not_a_fifo_is_refused_and_left_alone() {
-        let dir = PrivateDir::new().unwrap();
-        fs::write(dir.join("file"), "precious").unwrap();
-        fs::create_dir(dir.join("directory")).unwrap();
-        create(&dir.join("fifo")).unwrap();
-        symlink(dir.join("fifo"), dir.join("link")).unwrap();
-        let _socket = std::os::unix::net::UnixListener::bind(dir.join("socket")).unwrap();
+        let dir = TempDir::new().unwrap();
+        fs::write(dir.path().join("file"), "precious").unwrap();
+        fs::create_dir(dir.path().join("directory")).unwrap();
+        create(&dir.path().join("fifo")).unwrap();
+        symlink(dir.path().join("fifo"), dir.path().join("link")).unwrap();
+        let _socket = std::os::unix::net::UnixListener::bind(dir.path().join("socket")).unwrap();
         for (name, what) in [
             ("file", "regular file"),
             ("directory", "directory"),
             ("link", "symbolic link"),
             ("socket", "socket"),
         ] {
-            let path = dir.join(name);
+            let path = dir.path().join(name);
             let shown = path.display();
             for (call, error) in [
                 ("mkfifo", create(&path).unwrap_err()),
@@ -321,16 +271,16 @@ mod tests {
                 assert_eq!(error.to_string(), expected);
             }
         }
-        assert_eq!(fs::read_to_string(dir.join("file")).unwrap(), "precious");
-        let error = open_reader(&dir.join("nothing"), None).unwrap_err();
+        assert_eq!(fs::read_to_string(dir.path().join("file")).unwrap(), "precious");
+        let error = open_reader(&dir.path().join("nothing"), None).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::NotFound);
-        assert!(!dir.join("nothing").exists());
+        assert!(!dir.path().join("nothing").exists());
     }
 
     #[test]
-    fn nobody_comes() {
-        let dir = PrivateDir::new().unwrap();
-        let path = dir.join("pipe.in");
+    fn open_times_out_without_a_peer() {
+        let dir = TempDir::new().unwrap();
+        let path = dir.path().join("pipe.in");
         create(&path).unwrap();
         for (error, who) in [
             (open_reader(&path, SOON).unwrap_err(), "writer"),
@@ -345,8 +295,8 @@ mod tests {
     /// Opens both ends in every combination of waiting, in two threads.
     #[test]
     fn both_ends_meet() {
-        let dir = PrivateDir::new().unwrap();
-        let path = dir.join("pipe.in");
+        let dir = TempDir::new().unwrap();
+        let path = dir.path().join("pipe.in");
         create(&path).unwrap();
         for (reading, writing) in [(None, None), (None, LATE), (LATE, None), (LATE, LATE)] {
             let (mut reader, mut writer) = std::thread::scope(|scope| {
@@ -365,13 +315,33 @@ mod tests {
 
     #[test]
     fn a_writer_that_came_and_went_was_there() {
-        let dir = PrivateDir::new().unwrap();
-        let path = dir.join("pipe.in");
+        let dir = TempDir::new().unwrap();
+        let path = dir.path().join("pipe.in");
         create(&path).unwrap();
         std::thread::scope(|scope| {
             let reader = scope.spawn(|| open_reader(&path, LATE).unwrap());
             drop(open_writer(&path, None).unwrap());
             assert_eq!(reader.join().unwrap().read(&mut [0; 8]).unwrap(), 0);
+        });
+    }
+
+    /// What the docs say of collecting lines; each writer is gone before the next one comes.
+    #[test]
+    fn a_collector_gets_the_lines_of_all_writers() {
+        let dir = TempDir::new().unwrap();
+        let path = dir.path().join("pipe.in");
+        create(&path).unwrap();
+        std::thread::scope(|scope| {
+            let collector = scope.spawn(|| {
+                let mut lines = io::BufReader::new(open_reader(&path, None).unwrap());
+                let _never_eof = open_writer(&path, None).unwrap();
+                (0..1000).all(|i| read_line(&mut lines).unwrap() == Some(format!("msg {i}")))
+            });
+            for i in 0..1000 {
+                let mut writer = open_writer(&path, None).unwrap();
+                write_line(&mut writer, &format!("msg {i}")).unwrap();
+            }
+            assert!(collector.join().unwrap());
         });
     }
 
@@ -385,30 +355,30 @@ mod tests {
         assert_eq!(error.kind(), ErrorKind::UnexpectedEof);
         let error = read_line(&mut &b"msg \xff\n"[..]).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidData);
-        for length in [LONGEST_LINE - 1, LONGEST_LINE] {
+        for length in [MAX_LINE - 1, MAX_LINE] {
             let line = "x".repeat(length) + "\n";
             match read_line(&mut line.as_bytes()) {
-                Ok(message) => assert_eq!(message.unwrap().len(), LONGEST_LINE - 1),
+                Ok(message) => assert_eq!(message.unwrap().len(), MAX_LINE - 1),
                 Err(error) => {
-                    assert_eq!(length, LONGEST_LINE);
+                    assert_eq!(length, MAX_LINE);
                     assert_eq!(error.kind(), ErrorKind::InvalidData);
                 }
             }
         }
-        // Without an end it would go on for ever.
+        // Without an end it would go on forever.
         let mut endless = io::BufReader::new(io::repeat(b'x'));
         assert!(read_line(&mut endless).is_err());
     }
 
     #[test]
     fn a_message_that_is_no_line_is_not_written() {
-        let dir = PrivateDir::new().unwrap();
-        let mut file = File::create(dir.join("file")).unwrap();
-        for message in ["two\nlines", &"x".repeat(LONGEST_LINE)] {
+        let dir = TempDir::new().unwrap();
+        let mut file = File::create(dir.path().join("file")).unwrap();
+        for message in ["two\nlines", &"x".repeat(MAX_LINE)] {
             let error = write_line(&mut file, message).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidInput);
         }
-        write_line(&mut file, &"x".repeat(LONGEST_LINE - 1)).unwrap();
-        assert_eq!(file.metadata().unwrap().len(), LONGEST_LINE as u64);
+        write_line(&mut file, &"x".repeat(MAX_LINE - 1)).unwrap();
+        assert_eq!(file.metadata().unwrap().len(), MAX_LINE as u64);
     }
 }

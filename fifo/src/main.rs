@@ -8,90 +8,90 @@
 //!           ◀── pipe.out ──
 //! ```
 
+mod fifos;
 mod terminals;
 
-use std::fs::File;
-use std::io::BufReader;
+use std::io::{self, BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::ExitCode;
 
-use anyhow::{Context, Result, ensure};
-use common::{Process, expected, hold_signals, say, supervise};
-use fifo::PrivateDir;
+use anyhow::{Context, Result};
+use common::{Process, block_signals, say, supervise, usage};
 
 const REQUESTS: &str = "pipe.in";
 const REPLIES: &str = "pipe.out";
 
 const HELP: &str = "\
-A producer and a consumer talk over two FIFOs (os.mkfifo).
+A producer and a consumer exchange lines over two FIFOs (os.mkfifo).
 
-Usage: cargo run -p fifo                    both, in a directory of their own
-       cargo run -p fifo consumer [DIR]     the consumer, until it reads 'exit'
-       cargo run -p fifo producer [DIR]     the producer: msg 1 to msg 3, exit
-
-Start consumer and producer in two terminals, in either order. They meet at
-pipe.in and pipe.out in DIR (default: the current directory). One pair for each
-DIR: a second consumer or producer would take what is meant for the first.
+Usage: cargo run -p fifo                            both, in a directory of their own
+       cargo run -p fifo consumer|producer [DIR]    one of two that meet in DIR (default: here)
 ";
 
-fn main() -> ExitCode {
+fn main() -> std::process::ExitCode {
     common::main(HELP, |args| match args {
-        [] => both(),
-        ["consumer"] => terminals::consumer(Path::new("")),
-        ["consumer", dir] => terminals::consumer(Path::new(dir)),
-        ["producer"] => terminals::producer(Path::new("")),
-        ["producer", dir] => terminals::producer(Path::new(dir)),
-        _ => expected(args, "nothing, 'consumer [DIR]' or 'producer [DIR]'"),
+        [] => story(),
+        [role @ ("consumer" | "producer")] => terminals::run(role, Path::new("")),
+        [role @ ("consumer" | "producer"), dir] => terminals::run(role, Path::new(dir)),
+        _ => usage(HELP),
     })
 }
 
-fn both() -> Result<()> {
+fn story() -> Result<()> {
     // From here on Ctrl-C waits for `supervise`, so that it cannot skip the clean-up.
-    hold_signals()?;
-    // Both FIFOs exist before either process does, so neither can come too early.
-    let dir = PrivateDir::new()?;
-    fifo::create(&dir.join(REQUESTS))?;
-    fifo::create(&dir.join(REPLIES))?;
+    block_signals()?;
+    // Both FIFOs exist before either process does, so neither can come too early, and no sleep is needed.
+    // (The article's consumer creates them in the current directory, deleting whatever has their names.)
+    let dir = tempfile::Builder::new().permissions(PermissionsExt::from_mode(0o700)).tempdir()?;
+    [REQUESTS, REPLIES].iter().try_for_each(|name| fifo::create(&dir.path().join(name)))?;
 
+    // In `|| consumer(…)` that name is still the function; as a variable it begins after this line.
     let consumer = Process::spawn("consumer", || consumer(dir.path()))?;
-    let producer = Process::spawn("producer", || producer(dir.path()))?;
+    let producer = Process::spawn("producer", || producer(dir.path(), None))?;
+    // Both joins; and if one fails, it stops the other. At the end of the scope `dir` is removed.
     supervise([consumer, producer])
 }
 
 fn consumer(dir: &Path) -> Result<()> {
-    // Each open waits for the other side's. Both sides open in the same order: crossed, each
-    // would wait in its first open for ever.
+    // Each open blocks until the other side opens, too. Both sides open in the same order: in opposite
+    // orders each would block in its first open forever. (The article opens for writing with O_RDWR,
+    // which does not block; with O_CREAT, which makes a regular file if the producer comes first; and
+    // with O_SYNC, which does nothing for a FIFO.)
     let mut requests = BufReader::new(fifo::open_reader(&dir.join(REQUESTS), None)?);
     let mut replies = fifo::open_writer(&dir.join(REPLIES), None)?;
-    loop {
-        let message = read(&mut requests, REQUESTS)?;
-        if message == "exit" {
-            say!("read  exit  from {REQUESTS}");
-            return Ok(());
-        }
-        say!("read  {message} from {REQUESTS}, writes it to {REPLIES}");
+    let mut message = read(&mut requests, REQUESTS)?;
+    // The whole line; the article looks for "exit" anywhere in what it has read.
+    while message != "exit" {
+        say!("read  {message} from {REQUESTS}, writes it to {REPLIES}")?;
         fifo::write_line(&mut replies, &message).context("write pipe.out")?;
+        message = read(&mut requests, REQUESTS)?;
     }
+    say!("read  exit  from {REQUESTS}")
 }
 
-fn producer(dir: &Path) -> Result<()> {
-    let mut requests = fifo::open_writer(&dir.join(REQUESTS), None)?;
-    let mut replies = BufReader::new(fifo::open_reader(&dir.join(REPLIES), None)?);
+/// Unlike the article's, it opens both FIFOs before it writes, and prints before it hands over.
+fn producer(dir: &Path, timeout: Option<std::time::Duration>) -> Result<()> {
+    let mut requests = fifo::open_writer(&dir.join(REQUESTS), timeout)?;
+    let mut replies = BufReader::new(fifo::open_reader(&dir.join(REPLIES), timeout)?);
     for i in 1..=3 {
         let message = format!("msg {i}");
-        say!("write {message} to {REQUESTS}");
+        say!("write {message} to {REQUESTS}")?;
         fifo::write_line(&mut requests, &message).context("write pipe.in")?;
-        let reply = read(&mut replies, REPLIES)?;
-        say!("read  {reply} from {REPLIES}");
-        ensure!(reply == message, "wrote '{message}', read '{reply}' back");
+        // Its own reply: in two terminals, what a stopped producer has left unread may come first.
+        while read(&mut replies, REPLIES)? != message {}
+        say!("read  {message} from {REPLIES}")?;
     }
-    say!("write exit  to {REQUESTS}");
-    fifo::write_line(&mut requests, "exit").context("write pipe.in")
+    say!("write exit  to {REQUESTS}")?;
+    fifo::write_line(&mut requests, "exit").context("write pipe.in")?;
+    drop(requests);
+    // Not to leave before the consumer has read that, and closes pipe.out.
+    io::copy(&mut replies, &mut io::sink()).map(drop).context("read pipe.out")
 }
 
-/// Reads one message. At the end of the stream the article's consumer sleeps and reads again,
-/// for ever; here it means that the other side is gone.
-fn read(fifo: &mut BufReader<File>, name: &str) -> Result<String> {
+/// Reads one message: a line, where the article takes whatever one read returns. At EOF the article's
+/// consumer sleeps and reads again, forever, and its producer goes on; here EOF means that the other
+/// side is gone. Nobody closes explicitly: a file is closed at the end of its scope.
+fn read(fifo: &mut impl BufRead, name: &str) -> Result<String> {
     let message = fifo::read_line(fifo).with_context(|| format!("read {name}"))?;
     message.with_context(|| format!("read {name}: the other side closed it"))
 }

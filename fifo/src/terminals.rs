@@ -8,91 +8,70 @@
 //!                                                          echo 'msg 1' > pipe.in
 //! ```
 
-use std::fs::{self, Metadata};
-use std::io::{BufReader, ErrorKind};
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::fs::File;
+use std::io::{self, BufReader, ErrorKind};
+use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
-use common::{Process, hold_signals, say, supervise};
+use common::{Process, say, supervise};
 
+use crate::fifos::Fifos;
 use crate::{REPLIES, REQUESTS, read};
 
-/// Runs the consumer: echoes lines, whoever writes them, until one is `exit`.
-pub fn consumer(dir: &Path) -> Result<()> {
-    alone("consumer", dir, || serve(dir))
+/// How long the producer waits at a FIFO before it looks again which one has the name.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+/// How often it looks for a FIFO that is not there: the kernel cannot wake it.
+const POLL_INTERVAL: Duration = Duration::from_millis(1);
+
+/// Runs one role as a child, so that the parent can clean up however it ends.
+pub fn run(role: &str, dir: &Path) -> Result<()> {
+    let here = dir.join(".");
+    let here = File::open(&here).with_context(|| format!("open {}", here.display()))?;
+    if role == "producer" {
+        return supervise([Process::spawn(role, || producer(dir))?]);
+    }
+    let _fifos = Fifos::make(here, dir)?;
+    supervise([Process::spawn(role, || consumer(dir))?])
 }
 
-/// Runs the producer of the story against a consumer in another terminal.
-pub fn producer(dir: &Path) -> Result<()> {
-    alone("producer", dir, || {
-        say!("waits for a consumer at {REQUESTS} and {REPLIES}");
-        crate::producer(dir)
-    })
-}
-
-/// Runs one role as a child, so that the parent can clean up whatever happens to it.
-fn alone(role: &str, dir: &Path, body: impl FnOnce() -> Result<()>) -> Result<()> {
-    hold_signals()?;
-    // Whoever comes first makes the FIFOs, and whoever made them removes them.
-    let _requests = Fifo::new(dir.join(REQUESTS))?;
-    let _replies = Fifo::new(dir.join(REPLIES))?;
-    supervise([Process::spawn(role, body)?])
-}
-
-fn serve(dir: &Path) -> Result<()> {
-    let (requests_path, replies_path) = (dir.join(REQUESTS), dir.join(REPLIES));
-    say!("waits for a writer at {REQUESTS}");
-    let mut requests = BufReader::new(fifo::open_reader(&requests_path, None)?);
-    // A writer of our own, which never writes: without it the end of each `echo` would be the
-    // end of the stream, and to open again could miss what was written in between.
-    let _never_the_last_writer = fifo::open_writer(&requests_path, None)?;
-    say!("waits for a reader at {REPLIES}");
-    let mut replies = fifo::open_writer(&replies_path, None)?;
-    say!("echoes each line");
+/// The producer of the story, as soon as there is a consumer.
+fn producer(dir: &Path) -> Result<()> {
+    say!("waits for a consumer at {REQUESTS} and {REPLIES}")?;
     loop {
-        let message = read(&mut requests, REQUESTS)?;
-        if message == "exit" {
-            say!("read  exit  from {REQUESTS}");
-            return Ok(());
+        let done = crate::producer(dir, Some(PATIENCE));
+        let error = done.as_ref().err().and_then(|error| error.downcast_ref());
+        // No consumer, or one that is just leaving: begin again, with the FIFOs of the next one.
+        if !matches!(error.map(io::Error::kind), Some(ErrorKind::NotFound | ErrorKind::TimedOut)) {
+            return done;
         }
-        say!("read  {message} from {REQUESTS}, writes it to {REPLIES}");
+        std::thread::park_timeout(POLL_INTERVAL);
+    }
+}
+
+/// Echoes lines from any writer until it reads `exit`. A reply that nobody took goes to the next reader.
+fn consumer(dir: &Path) -> Result<()> {
+    let (requests_path, replies_path) = (dir.join(REQUESTS), dir.join(REPLIES));
+    say!("waits for a writer at {REQUESTS}")?;
+    let mut requests = BufReader::new(fifo::open_reader(&requests_path, None)?);
+    // Hold a writing end that we never use: without it we would see EOF after each `echo`, and
+    // opening again could miss what was written in between.
+    let _never_eof = fifo::open_writer(&requests_path, None)?;
+    say!("waits for a reader at {REPLIES}")?;
+    let mut replies = fifo::open_writer(&replies_path, None)?;
+    say!("echoes each line")?;
+    let mut message = read(&mut requests, REQUESTS)?;
+    while message != "exit" {
+        say!("read  {message} from {REQUESTS}, writes it to {REPLIES}")?;
         while let Err(error) = fifo::write_line(&mut replies, &message) {
             if error.kind() != ErrorKind::BrokenPipe {
                 return Err(error).context("write pipe.out");
             }
-            say!("the last reader has left, waits for another at {REPLIES}");
+            say!("the last reader has left, waits for another at {REPLIES}")?;
             replies = fifo::open_writer(&replies_path, None)?;
         }
+        message = read(&mut requests, REQUESTS)?;
     }
-}
-
-/// A FIFO; dropping it removes it, unless it was there before.
-struct Fifo {
-    path: PathBuf,
-    ours: Option<Metadata>,
-}
-
-impl Fifo {
-    fn new(path: PathBuf) -> Result<Fifo> {
-        let there = path.exists();
-        fifo::create(&path)?;
-        let ours = match there {
-            true => None,
-            false => Some(fs::symlink_metadata(&path).context("stat")?),
-        };
-        Ok(Fifo { path, ours })
-    }
-}
-
-impl Drop for Fifo {
-    fn drop(&mut self) {
-        let same = |there: Metadata| {
-            let ours = self.ours.as_ref();
-            ours.is_some_and(|ours| (ours.dev(), ours.ino()) == (there.dev(), there.ino()))
-        };
-        if fs::symlink_metadata(&self.path).is_ok_and(same) {
-            let _ = fs::remove_file(&self.path);
-        }
-    }
+    say!("read  exit  from {REQUESTS}")
 }
