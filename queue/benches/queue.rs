@@ -3,7 +3,7 @@
 //! All carry bytes: `serde_bytes::ByteBuf` here, `bytes` in Python. Queues have room for one value in
 //! round trips, as in the article, and for 16 one way.
 
-#[path = "../../benches/measure.rs"]
+#[path = "../../common/benches/measure.rs"]
 mod measure;
 
 use std::io::{BufRead, BufReader, Write};

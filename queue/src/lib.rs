@@ -1,233 +1,224 @@
 //! A bounded queue between processes, as `multiprocessing.Queue(capacity)` is.
 //!
-//! Any number of processes put values in and get them out, each value once, in order. It is
-//! made before the fork; the children inherit it.
+//! Any number of processes put values in and get them out, each value once, in order. Create it before
+//! forking; the children inherit it. It needs `semaphore.rs` and `store.rs` beside it.
 //!
 //! ```text
-//!  put: take one of `slots` ─▶ send the value ─▶ give one to `items`
-//!  get: take one of `items` ─▶ receive a value ─▶ give one to `slots`
+//!  put: acquire `slots` ─▶ send the value ─▶ release `items`
+//!  get: acquire `items` ─▶ receive a value ─▶ release `slots`
 //! ```
 //!
-//! The values travel over an `ipc_channel` (a Unix socket, socketpair(2)), those that are too long for
-//! it by way of a file in memory (memfd_create(2)); the bound is kept by two counting semaphores
-//! that every process inherits (eventfd(2) with `EFD_SEMAPHORE`).
+//! The values travel over an `ipc_channel` (a Unix socket, socketpair(2)), encoded as MessagePack;
+//! longer ones go through a file in memory. Two counting semaphores that every process inherits enforce
+//! the capacity.
 //!
-//! ```
-//! use queue::{PutError, Queue};
+//! # Hazards
 //!
-//! let queue = Queue::new(1)?;
-//! queue.put("Orange".to_string())?;
-//! // Python raises queue.Full; here the value comes back too.
-//! let full = queue.try_put("Apple".to_string());
-//! assert!(matches!(full, Err(PutError::Full(apple)) if apple == "Apple"));
-//! assert_eq!(queue.get()?, "Orange");
-//! # std::io::Result::Ok(())
-//! ```
-//!
-//! # Dangers
-//!
-//! - Whoever shares a queue can take its values, its own ones too. A process that puts a
+//! - Any process that shares a queue can take any value, including its own. A process that puts a
 //!   request and gets its answer from the *same* queue may get its own request back. So use one
 //!   queue for each direction.
-//! - There is no end of the queue: a `get` waits as long as nothing is put, even when every
+//! - There is no EOF: a `get` blocks as long as nothing is put, even when every
 //!   producer is gone. Put a value that means "the end", or use [`Queue::get_timeout`].
-//! - A process that is killed inside a `put` or a `get` can take a place in the queue, and the value,
-//!   with it: in 99 of 2000 kills in full traffic (`tests/traffic.rs`). A queue of capacity 1
-//!   stands still then. No value is torn, doubled or out of order by that, and calls with a
-//!   timeout still return in time. Where
+//! - A process that is killed inside a `put` or a `get` may leak a slot and lose the value: 99 of 2000
+//!   kills in full traffic did (`tests/traffic.rs`). A queue of capacity 1 then deadlocks. No value
+//!   is corrupted, duplicated or reordered by that, and calls with a timeout still return in time. Where
 //!   processes may be killed, a pipe or a socket to each of them is the better choice: there
-//!   the kernel tells you.
-//! - Whole sequences of bytes are best sent as `serde_bytes::ByteBuf`: serde writes a `Vec<u8>`
-//!   number by number.
+//!   the kernel reports the death as EOF.
+//! - Bytes are best sent as `serde_bytes::ByteBuf`: serde writes a `Vec<u8>` element by element.
 
-use std::cell::Cell;
-use std::fmt;
-use std::fs::File;
-use std::io::{self, ErrorKind, Read, Write};
-use std::os::fd::AsFd;
-use std::os::unix::fs::FileExt;
+mod semaphore;
+mod store;
+
+use std::fmt::Display;
+use std::io::{self, ErrorKind, Write};
+use std::marker::PhantomData;
 use std::time::{Duration, Instant};
 
 use ipc_channel::IpcError;
 use ipc_channel::ipc::{self, IpcReceiver, IpcSender};
 use ipc_channel::platform::OsIpcSender;
-use nix::errno::Errno;
-use nix::fcntl::{FallocateFlags, OFlag, fallocate};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::eventfd::{EfdFlags, EventFd};
-use nix::sys::memfd::{MFdFlags, memfd_create};
-use nix::unistd::pipe2;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use self::semaphore::Semaphore;
+use self::store::{MAX_BLOCKS, Overflow, recycle, scratch};
 
 /// A bounded queue of values of type `T`, shared by all processes forked after it was made.
 ///
-/// `T` is any type that serde can take apart, but not one with ipc-channel's own senders or
-/// receivers in it. A queue is not `Sync`: one thread of each process uses it.
+/// `T` is any type that serde can serialise, except one that contains ipc-channel's own senders or
+/// receivers. A queue is not `Sync`: one thread of each process uses it.
 ///
-/// A value that is too long for the socket lies in memory until it is got. Of each place in the queue up
-/// to 4 MiB of that are kept for the next such value, as long as the queue lives.
+/// A value that is too long for the socket stays in memory until it is received; up to 4 MiB per slot is
+/// retained for reuse.
 #[derive(Debug)]
 pub struct Queue<T> {
     sender: IpcSender<Message>,
     receiver: IpcReceiver<Message>,
     slots: Semaphore,
     items: Semaphore,
-    store: Store,
+    overflow: Overflow,
     capacity: u32,
-    values: std::marker::PhantomData<fn(T) -> T>,
+    values: PhantomData<fn(T) -> T>,
 }
 
 /// Why a value could not be put.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub enum PutError<T> {
-    /// No place came free in time; here is the value back. Python: `queue.Full`.
+    /// No slot became free in time; the value is returned. Python: `queue.Full`.
+    #[error("the queue is full")]
     Full(T),
-    /// The value could not be encoded or sent.
-    Io(io::Error),
+    /// The value could not be encoded or sent; it is dropped, and nothing was put.
+    #[error(transparent)]
+    Io(#[from] io::Error),
 }
 
 /// Why no value was got.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub enum GetError {
     /// No value came in time. Python: `queue.Empty`.
+    #[error("the queue is empty")]
     Empty,
-    /// The value could not be received or decoded.
-    Io(io::Error),
+    /// The value could not be received or decoded; it is lost, and its slot free again.
+    #[error(transparent)]
+    Io(#[from] io::Error),
 }
 
 /// One value on its way, encoded.
 #[derive(Debug, Serialize, Deserialize)]
 enum Message {
     Inline(#[serde(with = "serde_bytes")] Vec<u8>),
-    /// Too long for the socket's buffer: it lies in this place of the store.
+    /// Too long for the socket: it lies in this block of the store.
     Stored {
-        place: u32,
+        block: u32,
         len: usize,
     },
 }
 
-thread_local! {
-    /// Where values are encoded to and decoded from, kept for the next one: memory from the kernel
-    /// costs several times as much as what is then copied into it.
-    static SCRATCH: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
-}
+/// What ipc-channel and the encoding of [`Message`] add to an encoded value, at most.
+const HEADER: usize = 32;
 
-/// Up to this size a scratch buffer, or a place in the store, keeps its memory for the next value.
-const KEEP: usize = 4 * 1024 * 1024;
+/// The longest value that travels in the socket (and its encoding's few bytes). The kernel's accounting of
+/// longer ones varies.
+const MAX_INLINE: usize = 64 * 1024;
+
+/// How much of a socket's buffer a message takes at most: the kernel counts its own
+/// bookkeeping too, and rounds up.
+fn buffer_cost(len: usize) -> usize {
+    (len + HEADER + 320).next_power_of_two() + 256
+}
 
 impl<T: Serialize + DeserializeOwned> Queue<T> {
     /// Makes a queue for up to `capacity` values: `multiprocessing.Queue(capacity)`.
     ///
     /// Fails with `InvalidInput` when `capacity` is 0, or more than a socket's buffer can hold
     /// (277 with Linux' usual `net.core.wmem_default`, never more than 1024): a put could then
-    /// have to wait for room in the socket, although the queue is not full.
+    /// block on a full socket, although the queue is not full.
     pub fn new(capacity: usize) -> io::Result<Queue<T>> {
-        let invalid = |what: String| {
-            let what = format!("Queue::new({capacity}): {what}");
-            Err(io::Error::new(ErrorKind::InvalidInput, what))
-        };
-        if capacity == 0 {
-            return invalid("it needs room for one value at least".into());
+        let most = MAX_BLOCKS.min(1 + OsIpcSender::get_max_fragment_size() / buffer_cost(0));
+        if capacity == 0 || capacity > most {
+            let what = format!("Queue::new({capacity}): the capacity is 1 to {most} here");
+            return Err(io::Error::new(ErrorKind::InvalidInput, what));
         }
-        let most = most_places();
-        let Some(slots) = u32::try_from(capacity).ok().filter(|_| capacity <= most) else {
-            return invalid(format!("it can hold at most {most} values here"));
-        };
-        let (sender, receiver) = ipc::channel().map_err(|e| failed("socketpair", e))?;
+        let capacity = capacity as u32;
+        let (sender, receiver) = ipc::channel().map_err(|e| named("socketpair", e))?;
         Ok(Queue {
             sender,
             receiver,
-            slots: Semaphore::new(slots)?,
+            slots: Semaphore::new(capacity)?,
             items: Semaphore::new(0)?,
-            store: Store::new(slots)?,
-            capacity: slots,
-            values: std::marker::PhantomData,
+            overflow: Overflow::new(capacity)?,
+            capacity,
+            values: PhantomData,
         })
     }
 
-    /// Puts a value in, and waits while the queue is full: `Queue.put(value)`.
+    /// Puts a value in, and blocks while the queue is full: `Queue.put(value)`.
+    ///
+    /// What comes out is what the type's serde attributes say: a skipped field is its default, an untagged
+    /// enum its first variant that fits. Fails with `InvalidData`, and puts nothing, if the value cannot be
+    /// encoded, or is `Some(None)` or `Some(())`, which would come out as `None`. The value is dropped then.
     pub fn put(&self, value: T) -> io::Result<()> {
-        match self.put_until(value, None) {
-            Ok(()) => Ok(()),
-            Err(PutError::Io(error)) => Err(error),
-            Err(PutError::Full(_)) => unreachable!("without a deadline it waits"),
-        }
+        self.put_until(value, None).map(drop)
     }
 
-    /// Puts a value in if there is room at once: `Queue.put_nowait(value)`.
+    /// Puts a value in without blocking: `Queue.put_nowait(value)`.
     pub fn try_put(&self, value: T) -> Result<(), PutError<T>> {
-        self.put_until(value, Some(Instant::now()))
+        self.put_timeout(value, Duration::ZERO)
     }
 
-    /// Puts a value in, and waits for room up to `timeout`: `Queue.put(value, True, timeout)`.
+    /// Puts a value in, and blocks up to `timeout` for a free slot: `Queue.put(value, True, timeout)`.
     pub fn put_timeout(&self, value: T, timeout: Duration) -> Result<(), PutError<T>> {
-        self.put_until(value, Instant::now().checked_add(timeout))
-    }
-
-    /// Takes the oldest value out, and waits while the queue is empty: `Queue.get()`.
-    pub fn get(&self) -> io::Result<T> {
-        match self.get_until(None) {
-            Ok(value) => Ok(value),
-            Err(GetError::Io(error)) => Err(error),
-            Err(GetError::Empty) => unreachable!("without a deadline it waits"),
+        match self.put_until(value, Instant::now().checked_add(timeout))? {
+            Some(value) => Err(PutError::Full(value)),
+            None => Ok(()),
         }
     }
 
-    /// Takes the oldest value out if there is one at once: `Queue.get_nowait()`.
+    /// Takes the oldest value out, and blocks while the queue is empty: `Queue.get()`.
+    ///
+    /// Fails as [`GetError::Io`] says.
+    pub fn get(&self) -> io::Result<T> {
+        loop {
+            if let Some(value) = self.get_until(None)? {
+                return Ok(value);
+            }
+        }
+    }
+
+    /// Takes the oldest value out without blocking: `Queue.get_nowait()`.
     pub fn try_get(&self) -> Result<T, GetError> {
-        self.get_until(Some(Instant::now()))
+        self.get_timeout(Duration::ZERO)
     }
 
-    /// Takes the oldest value out, and waits for one up to `timeout`: `Queue.get(True, timeout)`.
+    /// Takes the oldest value out, and blocks up to `timeout` for one: `Queue.get(True, timeout)`.
     pub fn get_timeout(&self, timeout: Duration) -> Result<T, GetError> {
-        self.get_until(Instant::now().checked_add(timeout))
+        self.get_until(Instant::now().checked_add(timeout))?.ok_or(GetError::Empty)
     }
 
-    fn put_until(&self, value: T, deadline: Option<Instant>) -> Result<(), PutError<T>> {
-        let mut scratch = SCRATCH.take();
-        scratch.clear();
-        // Encoded before anything is taken: a value that cannot be encoded changes nothing.
-        let encoded = postcard::to_extend(&value, scratch).map_err(|e| PutError::Io(invalid(e)))?;
-        if !self.slots.take(deadline).map_err(PutError::Io)? {
-            keep(encoded);
-            return Err(PutError::Full(value));
+    /// Puts a value in, or gives it back if no slot came free until the deadline.
+    fn put_until(&self, value: T, deadline: Option<Instant>) -> io::Result<Option<T>> {
+        // Encoded before anything is acquired: a value that cannot be encoded changes nothing.
+        let encoded = encode(&value)?;
+        if !self.slots.acquire(deadline)? {
+            recycle(encoded);
+            return Ok(Some(value));
         }
         let sent = self.send(&encoded);
-        keep(encoded);
-        // Not sent: the slot is free again.
+        recycle(encoded);
+        // On failure, give the slot back.
         let semaphore = if sent.is_ok() { &self.items } else { &self.slots };
-        semaphore.give().and(sent).map_err(PutError::Io)
+        semaphore.release().and(sent).map(|()| None)
     }
 
-    fn get_until(&self, deadline: Option<Instant>) -> Result<T, GetError> {
-        if !self.items.take(deadline).map_err(GetError::Io)? {
-            return Err(GetError::Empty);
+    /// Takes a value out, or `None` if none came until the deadline.
+    fn get_until(&self, deadline: Option<Instant>) -> io::Result<Option<T>> {
+        if !self.items.acquire(deadline)? {
+            return Ok(None);
         }
         let received = self.recv();
-        self.slots.give().map_err(GetError::Io)?;
-        let encoded = received.map_err(GetError::Io)?;
-        let decoded = postcard::from_bytes(&encoded).map_err(|e| GetError::Io(invalid(e)));
-        keep(encoded);
-        decoded
+        self.slots.release()?;
+        let encoded = received?;
+        let decoded = rmp_serde::from_slice(&encoded).map_err(invalid)?;
+        recycle(encoded);
+        Ok(Some(decoded))
     }
 
-    /// Sends an encoded value; we have taken one of `slots`.
+    /// Sends an encoded value; we have acquired one of `slots`.
     fn send(&self, encoded: &[u8]) -> io::Result<()> {
         let send = |message| self.sender.send(message).map_err(|e| ipc_failed("sendmsg", e));
-        if self.fits(encoded.len()) {
+        if fits(encoded.len(), self.capacity, OsIpcSender::get_max_fragment_size()) {
             return send(Message::Inline(encoded.to_vec()));
         }
-        let place = self.store.write(encoded)?;
-        let sent = send(Message::Stored { place, len: encoded.len() });
+        let (block, len) = (self.overflow.write(encoded)?, encoded.len());
+        let sent = send(Message::Stored { block, len });
         if sent.is_err() {
-            self.store.release(place, encoded.len())?;
+            self.overflow.release(block, len)?;
         }
         sent
     }
 
-    /// Receives an encoded value; we have taken one of `items`.
+    /// Receives an encoded value; we have acquired one of `items`.
     fn recv(&self) -> io::Result<Vec<u8>> {
-        // A value is there for us, so this does not wait. Never ipc-channel's try_recv: it
+        // Having acquired one of `items`, this does not block. Never ipc-channel's try_recv: it
         // makes the socket non-blocking for every process that shares it.
         let message = loop {
             match self.receiver.recv() {
@@ -237,201 +228,82 @@ impl<T: Serialize + DeserializeOwned> Queue<T> {
         };
         match message {
             Message::Inline(encoded) => Ok(encoded),
-            Message::Stored { place, len } => {
-                let encoded = self.store.read(place, len);
-                self.store.release(place, len)?;
+            Message::Stored { block, len } => {
+                let encoded = self.overflow.read(block, len);
+                self.overflow.release(block, len)?;
                 encoded
             }
         }
     }
-
-    /// Whether as many values of this encoded size as the queue can hold fit in the socket's buffer.
-    ///
-    /// If not, a send could wait for room although a slot was free; and a message longer than
-    /// the buffer waits for a receiver, who in turn waits for `items`.
-    fn fits(&self, len: usize) -> bool {
-        let most = OsIpcSender::get_max_fragment_size();
-        let others = self.capacity as usize - 1;
-        len + HEADER <= most && others.saturating_mul(buffer_cost(len)) <= most
-    }
 }
 
-/// What ipc-channel and the encoding of [`Message`] add to an encoded value, at most.
-const HEADER: usize = 32;
-
-/// How much of a socket's buffer a message takes at most: the kernel counts its own
-/// bookkeeping too, and rounds up.
-fn buffer_cost(len: usize) -> usize {
-    (len + HEADER + 320).next_power_of_two() + 256
-}
-
-/// Places for values that are too long for the socket, shared by forked processes.
+/// Whether `capacity` values of this encoded size fit in the `buffer` of a socket.
 ///
-/// There is one for each slot of the queue, so who has taken a slot finds a place, too.
-#[derive(Debug)]
-struct Store {
-    /// A file in memory, with room for every place: what is not written takes no memory.
-    file: File,
-    /// A pipe with the numbers of the free places in it.
-    free: File,
-    freed: File,
+/// If not, a send could block although a slot was free; and a message longer than
+/// the buffer blocks until someone receives, and the receiver is blocked on `items`.
+fn fits(len: usize, capacity: u32, buffer: usize) -> bool {
+    let others = capacity as usize - 1;
+    len <= MAX_INLINE + HEADER
+        && len + HEADER <= buffer
+        && others.saturating_mul(buffer_cost(len)) <= buffer
 }
 
-/// As many values as a socket's buffer holds, and no more numbers than the smallest of pipes does:
-/// [`Store::new`] must not wait for a reader.
-fn most_places() -> usize {
-    let numbers = 4096 / size_of::<u32>();
-    numbers.min(1 + OsIpcSender::get_max_fragment_size() / buffer_cost(0))
+/// How MessagePack writes `None` and `()`.
+const NIL: u8 = 0xc0;
+
+/// Where a value is encoded to.
+struct Encoded {
+    bytes: Vec<u8>,
+    /// Whether there was a `None` or a `()` in it (or bytes that look like one).
+    nil: bool,
 }
 
-/// Where in the file a place starts. They are further apart than any value can be long.
-fn offset(place: u32) -> u64 {
-    u64::from(place) << 40
-}
-
-impl Store {
-    fn new(places: u32) -> io::Result<Store> {
-        let file = memfd_create("queue", MFdFlags::MFD_CLOEXEC);
-        let (free, freed) =
-            pipe2(OFlag::O_CLOEXEC).map_err(|errno| failed("pipe2", errno.into()))?;
-        let store = Store {
-            file: file.map_err(|errno| failed("memfd_create", errno.into()))?.into(),
-            free: free.into(),
-            freed: freed.into(),
-        };
-        (0..places).try_for_each(|place| (&store.freed).write_all(&place.to_ne_bytes()))?;
-        Ok(store)
+impl Write for Encoded {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.nil |= bytes == [NIL];
+        // In pieces: glibc copies longer ones by `rep movsb`, which is slow on some CPUs where the target
+        // lies a few bytes behind the source in its page, as it does behind a short header.
+        bytes.chunks(2048).for_each(|piece| self.bytes.extend_from_slice(piece));
+        Ok(bytes.len())
     }
 
-    /// Writes to a free place, and says which: pwrite(2).
-    fn write(&self, encoded: &[u8]) -> io::Result<u32> {
-        let mut place = [0; 4];
-        (&self.free).read_exact(&mut place).map_err(|e| failed("read (pipe)", e))?;
-        let place = u32::from_ne_bytes(place);
-        if let Err(error) = self.file.write_all_at(encoded, offset(place)) {
-            self.release(place, encoded.len())?;
-            return Err(failed("pwrite (memfd)", error));
-        }
-        Ok(place)
-    }
-
-    /// Reads from a place: pread(2).
-    fn read(&self, place: u32, len: usize) -> io::Result<Vec<u8>> {
-        let mut encoded = SCRATCH.take();
-        encoded.resize(len, 0);
-        let read = self.file.read_exact_at(&mut encoded, offset(place));
-        read.map_err(|e| failed("pread (memfd)", e)).map(|()| encoded)
-    }
-
-    /// Makes a place free again.
-    fn release(&self, place: u32, len: usize) -> io::Result<()> {
-        if len > KEEP {
-            // Gives the memory back.
-            let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
-            // If that fails, the next value takes the memory over.
-            let _ = fallocate(&self.file, flags, offset(place) as i64, len as i64);
-        }
-        (&self.freed).write_all(&place.to_ne_bytes()).map_err(|e| failed("write (pipe)", e))
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
-/// Keeps a buffer for the next value.
-fn keep(buffer: Vec<u8>) {
-    let kept = SCRATCH.take();
-    if (kept.capacity()..=KEEP).contains(&buffer.capacity()) {
-        SCRATCH.set(buffer);
-    } else {
-        SCRATCH.set(kept);
+/// Encodes a value with the names of its fields, so that it can be decoded whatever serde attributes
+/// its type has.
+fn encode<T: Serialize + DeserializeOwned>(value: &T) -> io::Result<Vec<u8>> {
+    let mut encoded = Encoded { bytes: scratch(), nil: false };
+    let mut serializer = rmp_serde::Serializer::new(&mut encoded).with_struct_map();
+    value.serialize(&mut serializer).map_err(invalid)?;
+    // MessagePack writes Some(None) and Some(()) as it writes None. postcard does not, so compare.
+    let sum = |value: &T| {
+        let bytes = postcard::to_stdvec(value).map_err(invalid)?;
+        io::Result::Ok(bytes.into_iter().map(u64::from).sum::<u64>())
+    };
+    if encoded.nil && sum(&rmp_serde::from_slice(&encoded.bytes).map_err(invalid)?)? != sum(value)?
+    {
+        return Err(invalid("Some(None) and Some(()) would come out as None"));
     }
+    Ok(encoded.bytes)
 }
-
-/// A counting semaphore that forked processes share: `multiprocessing.Semaphore`, eventfd(2).
-#[derive(Debug)]
-struct Semaphore(EventFd);
-
-impl Semaphore {
-    fn new(count: u32) -> io::Result<Semaphore> {
-        let flags = EfdFlags::EFD_SEMAPHORE | EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC;
-        let eventfd = EventFd::from_value_and_flags(count, flags);
-        Ok(Semaphore(eventfd.map_err(|e| failed("eventfd", e.into()))?))
-    }
-
-    /// Takes one: true, or false when none came until the deadline.
-    fn take(&self, deadline: Option<Instant>) -> io::Result<bool> {
-        loop {
-            match self.0.read() {
-                Ok(_) => return Ok(true),
-                Err(Errno::EAGAIN) => {}
-                Err(Errno::EINTR) => continue,
-                Err(errno) => return Err(failed("read (eventfd)", errno.into())),
-            }
-            let left = match deadline {
-                Some(deadline) => deadline.saturating_duration_since(Instant::now()),
-                None => Duration::MAX,
-            };
-            if left.is_zero() {
-                return Ok(false);
-            }
-            // Rounded up: a wait of 0 ms for the last microseconds would be a busy loop.
-            let millis = left.as_nanos().div_ceil(1_000_000);
-            let wait = PollTimeout::try_from(millis).unwrap_or(PollTimeout::MAX);
-            let mut fds = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
-            match poll(&mut fds, wait) {
-                // Woken, or time to look at the deadline. Another process may be faster: try.
-                Ok(_) | Err(Errno::EINTR) => {}
-                Err(errno) => return Err(failed("poll (eventfd)", errno.into())),
-            }
-        }
-    }
-
-    /// Gives one back, and wakes a process that waits to take it.
-    fn give(&self) -> io::Result<()> {
-        loop {
-            match self.0.write(1) {
-                Err(Errno::EINTR) => {}
-                given => {
-                    return given.map(drop).map_err(|e| failed("write (eventfd)", e.into()));
-                }
-            }
-        }
-    }
-}
-
-impl<T> fmt::Display for PutError<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            PutError::Full(_) => f.write_str("the queue is full"),
-            PutError::Io(error) => error.fmt(f),
-        }
-    }
-}
-
-impl fmt::Display for GetError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            GetError::Empty => f.write_str("the queue is empty"),
-            GetError::Io(error) => error.fmt(f),
-        }
-    }
-}
-
-impl<T: fmt::Debug> std::error::Error for PutError<T> {}
-impl std::error::Error for GetError {}
 
 /// Names the call that failed.
-fn failed(call: &str, error: io::Error) -> io::Error {
+fn named(call: &str, error: io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{call}: {error}"))
 }
 
 fn ipc_failed(call: &str, error: IpcError) -> io::Error {
     match error {
-        IpcError::Io(error) => failed(call, error),
+        IpcError::Io(error) => named(call, error),
         IpcError::SerializationError(error) => invalid(error),
-        IpcError::Disconnected => failed(call, ErrorKind::UnexpectedEof.into()),
+        IpcError::Disconnected => named(call, ErrorKind::UnexpectedEof.into()),
     }
 }
 
-fn invalid(error: impl fmt::Display) -> io::Error {
+fn invalid(error: impl Display) -> io::Error {
     io::Error::new(ErrorKind::InvalidData, format!("encode or decode a value: {error}"))
 }
 
@@ -439,7 +311,6 @@ fn invalid(error: impl fmt::Display) -> io::Error {
 mod tests {
     use super::*;
     use serde_bytes::ByteBuf;
-    use std::os::unix::fs::MetadataExt;
 
     #[test]
     fn values_come_out_in_order() {
@@ -468,7 +339,7 @@ mod tests {
 
     #[test]
     fn a_queue_that_is_not_full_never_makes_a_put_wait() {
-        for capacity in [1, 2, 3, 10, 100, most_places()] {
+        for capacity in [1, 2, 3, 10, 100, 277] {
             for length in [0, 1, 100, 200, 700, 2000, 7000, 15_000, 60_000, 212_000, 300_000] {
                 let queue = Queue::new(capacity).unwrap();
                 for _ in 0..capacity {
@@ -483,21 +354,84 @@ mod tests {
         }
     }
 
+    /// The kernel's accounting of long messages varies, and with a large buffer it fell short.
     #[test]
-    fn a_very_long_value_gives_its_memory_back() {
-        let queue = Queue::new(2).unwrap();
-        for length in [KEEP / 2, 3 * KEEP] {
-            let value: Vec<u8> = (0..length).map(|i| (i % 251) as u8).collect();
-            for _ in 0..2 {
-                queue.try_put(ByteBuf::from(value.clone())).unwrap();
-            }
-            for _ in 0..2 {
-                assert!(queue.try_get().unwrap() == value, "{length}");
-            }
-            // In blocks of 512 bytes.
-            let held = queue.store.file.metadata().unwrap().blocks() * 512;
-            assert!(held <= 2 * KEEP as u64, "{length}: {held} bytes");
+    fn nothing_above_64_kib_goes_through_the_socket() {
+        assert!(fits(60_000, 2, 4 << 20));
+        assert!(!fits(261_700, 16, 4 << 20));
+    }
+
+    #[track_caller]
+    fn check_unchanged<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(value: T) {
+        let queue = Queue::new(1).unwrap();
+        let encoded = encode(&value).unwrap();
+        let expected: T = rmp_serde::from_slice(&encoded).unwrap();
+        assert_eq!(expected, value);
+        queue.try_put(expected).unwrap();
+        assert_eq!(queue.try_get().unwrap(), value);
+    }
+
+    #[test]
+    fn values_come_out_as_they_went_in_whatever_their_serde_attributes() {
+        #[derive(Debug, PartialEq, Serialize, Deserialize)]
+        #[serde(untagged)]
+        enum Untagged {
+            Number(i64),
+            Text(String),
+            Pair { left: u8, right: Option<u8> },
         }
+        check_unchanged(Untagged::Number(-7));
+        check_unchanged(Untagged::Text("Orange".into()));
+        check_unchanged(Untagged::Pair { left: 1, right: Some(2) });
+
+        #[derive(Debug, PartialEq, Serialize, Deserialize)]
+        #[serde(tag = "kind")]
+        enum Tagged {
+            Nothing,
+            Some { count: u32 },
+        }
+        check_unchanged(vec![Tagged::Nothing, Tagged::Some { count: 3 }]);
+
+        #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
+        struct Sparse {
+            #[serde(skip_serializing_if = "Option::is_none")]
+            one: Option<Vec<u8>>,
+            two: Vec<u8>,
+            #[serde(default, skip_serializing_if = "Vec::is_empty")]
+            three: Vec<u8>,
+            #[serde(flatten)]
+            more: std::collections::BTreeMap<String, u8>,
+        }
+        // By position it would come out as { one: [2], two: [], three: [] }, without an error.
+        check_unchanged(Sparse { two: vec![1], three: vec![0, 0], ..Sparse::default() });
+        check_unchanged(Sparse {
+            one: Some(vec![7]),
+            more: [("x".into(), 1)].into(),
+            ..Sparse::default()
+        });
+
+        check_unchanged((1u128 << 100, -5i128, 1.5f32, f64::MIN, 'é', (), [1u8; 3]));
+        check_unchanged([None, Some(1), Some(0)]);
+        check_unchanged(Some(Job { id: 7, then: None }));
+    }
+
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    struct Job {
+        id: u64,
+        then: Option<Box<Job>>,
+    }
+
+    #[test]
+    fn a_value_that_would_come_out_changed_is_refused() {
+        let ticks = Queue::<Option<()>>::new(1).unwrap();
+        let error = ticks.put(Some(())).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidData);
+        assert!(error.to_string().ends_with("Some(()) would come out as None"), "{error}");
+        ticks.try_put(None).unwrap();
+        let nested = Queue::<Option<Option<u8>>>::new(1).unwrap();
+        assert_eq!(nested.put(Some(None)).unwrap_err().kind(), ErrorKind::InvalidData);
+        nested.try_put(Some(Some(1))).unwrap();
+        assert_eq!(nested.try_get().unwrap(), Some(Some(1)));
     }
 
     #[test]

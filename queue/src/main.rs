@@ -1,7 +1,8 @@
 //! Queue: a producer and a consumer exchange values through bounded queues.
 //!
-//! The article's section 消息队列. It uses one queue for both directions, and only its sleeps
-//! keep a process from taking back what it has just put. Here each direction has its own.
+//! The article's section 消息队列. As printed it ends in a TypeError, for want of a comma in `args=(que)`.
+//! It uses one queue for both directions, and only its sleeps keep a process from taking back what it has
+//! just put. Here each direction has its own.
 //!
 //! ```text
 //!  producer ── products ──▶ consumer
@@ -11,47 +12,44 @@
 mod limits;
 mod workers;
 
-use std::process::ExitCode;
-
 use anyhow::{Result, ensure};
-use common::{Process, expected, say, supervise};
+use common::{Process, say, supervise, usage};
 use queue::Queue;
 
 const HELP: &str = "\
 A producer and a consumer exchange values through two bounded queues (multiprocessing.Queue).
 
 Usage: cargo run -p queue            the producer and the consumer
-       cargo run -p queue limits     Full, Empty, waiting, and a trap
+       cargo run -p queue limits     Full, Empty, blocking, and a trap
        cargo run -p queue workers    several workers share one queue
 ";
 
-fn main() -> ExitCode {
+fn main() -> std::process::ExitCode {
     common::main(HELP, |args| match args {
-        [] => both(),
-        ["limits"] => limits::all(),
-        ["workers"] => workers::all(),
-        _ => expected(args, "nothing, 'limits' or 'workers'"),
+        [] => story(),
+        ["limits"] => limits::run(),
+        ["workers"] => workers::run(),
+        _ => usage(HELP),
     })
 }
 
-fn both() -> Result<()> {
-    // Made before the fork, so that both children inherit them. Queue(1): room for one value.
+fn story() -> Result<()> {
+    // Made before the fork, so that both children inherit them. Queue(1): a capacity of one value.
     let products = Queue::new(1)?;
     let results = Queue::new(1)?;
 
     let producer = Process::spawn("producer", || producer(&products, &results))?;
     let consumer = Process::spawn("consumer", || consumer(&products, &results))?;
-    // A queue has no end of stream: if one dies, the other would wait for ever. So the parent
-    // watches both.
+    // A queue has no EOF: if one dies, the other would block forever. So the parent watches both.
     supervise([producer, consumer])
 }
 
 fn producer(products: &Queue<String>, results: &Queue<String>) -> Result<()> {
     for product in ["Orange", "Apple", ""] {
-        say!("put product {product:?}");
+        say!("put product {product:?}")?;
         products.put(product.to_owned())?;
         let result = results.get()?;
-        say!("got result  {result:?}");
+        say!("got result  {result:?}")?;
         ensure!(result == "suc!", "expected \"suc!\", got {result:?}");
     }
     Ok(())
@@ -60,7 +58,7 @@ fn producer(products: &Queue<String>, results: &Queue<String>) -> Result<()> {
 fn consumer(products: &Queue<String>, results: &Queue<String>) -> Result<()> {
     loop {
         let product = products.get()?;
-        say!("got product {product:?}, put result \"suc!\"");
+        say!("got product {product:?}, put result \"suc!\"")?;
         results.put("suc!".to_owned())?;
         // The empty product is the end.
         if product.is_empty() {

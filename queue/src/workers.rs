@@ -6,7 +6,7 @@
 //!                  └──▶ worker 3 ──┘
 //! ```
 //!
-//! Nobody says who does what: each worker takes the next job when it is free.
+//! Nobody assigns jobs: each worker takes the next job when it is free.
 
 use anyhow::{Result, ensure};
 use common::{Process, say, supervise};
@@ -21,12 +21,12 @@ type Job = Option<u64>;
 /// Which worker did which job, and what came out.
 type Done = (usize, u64, u64);
 
-pub fn all() -> Result<()> {
+pub fn run() -> Result<()> {
     let jobs: Queue<Job> = Queue::new(4)?;
     let results: Queue<Done> = Queue::new(4)?;
 
-    // Not one process for both: a boss that waits to put a job while all workers wait to put their
-    // results, which only it would get, would wait for ever.
+    // Two processes: one that did both could block in putting a job while every worker blocks in putting a
+    // result, which only it would get: a deadlock.
     let mut processes = vec![
         Process::spawn("boss", || boss(&jobs))?,
         Process::spawn("collector", || collector(&results))?,
@@ -39,11 +39,11 @@ pub fn all() -> Result<()> {
 }
 
 fn boss(jobs: &Queue<Job>) -> Result<()> {
-    say!("puts {JOBS} jobs, and an end for each of {WORKERS} workers");
+    say!("puts {JOBS} jobs, and an end for each of {WORKERS} workers")?;
     for job in 0..JOBS {
         jobs.put(Some(job))?;
     }
-    // A queue has no end of stream, so each worker is told.
+    // A queue has no EOF, so each worker gets its own end marker.
     for _ in 0..WORKERS {
         jobs.put(None)?;
     }
@@ -68,8 +68,7 @@ fn collector(results: &Queue<Done>) -> Result<()> {
         done_by[number - 1] += 1;
     }
     for (index, count) in done_by.iter().enumerate() {
-        say!("worker {} did {count} jobs", index + 1);
+        say!("worker {} did {count} jobs", index + 1)?;
     }
-    say!("each of {JOBS} jobs was done, and once");
-    Ok(())
+    say!("all {JOBS} jobs done, each exactly once")
 }
