@@ -3,7 +3,7 @@
 
 #![expect(unsafe_code, reason = "the bare hand-over is what Mailbox wraps")]
 
-#[path = "../../benches/measure.rs"]
+#[path = "../../common/benches/measure.rs"]
 mod measure;
 
 use std::hint::spin_loop;

@@ -15,67 +15,52 @@ use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context, Result, ensure};
-use common::{Process, hold_signals, say, supervise};
-use shm::SharedMemory;
+use common::{Process, block_signals, say, supervise};
+use shm::{SharedMemory, unique_name};
+
+use crate::NAME;
 
 /// The usual size of a page; a page of our own is aligned to it.
 const PAGE: usize = 4096;
 
 #[repr(align(4096))]
-struct Page([AtomicU64; PAGE / 8]);
+struct Page(AtomicU64);
 
-pub fn both() -> Result<()> {
-    hold_signals()?;
-    let private = Box::new(Page([const { AtomicU64::new(0) }; PAGE / 8]));
-    let shared = SharedMemory::create(&crate::unguessable(), PAGE)?;
-    write(&private.0, "Hello");
-    write(shared.words(), "Hello");
-    say!("private page at {}", describe(&private.0)?);
-    say!("shared  page at {}", describe(shared.words())?);
+pub fn run() -> Result<()> {
+    block_signals()?;
+    let private = Box::new(Page(AtomicU64::new(1)));
+    let memory = SharedMemory::create(&unique_name(NAME), PAGE)?;
+    let (private, shared) = (&private.0, &memory.words()[0]);
+    shared.store(1, Ordering::Relaxed);
+    show(private, shared)?;
 
     let child = Process::spawn("child", || {
         // The same addresses, and still the same frames.
-        say!("private page at {}", describe(&private.0)?);
-        say!("shared  page at {}", describe(shared.words())?);
-        say!("writes Alpha_Panda into both");
-        write(&private.0, "Alpha_Panda");
-        write(shared.words(), "Alpha_Panda");
-        say!("private page at {}", describe(&private.0)?);
-        say!("shared  page at {}", describe(shared.words())?);
-        Ok(())
+        show(private, shared)?;
+        say!("writes 2 into both")?;
+        private.store(2, Ordering::Relaxed);
+        shared.store(2, Ordering::Relaxed);
+        show(private, shared)
     })?;
     supervise([child])?;
 
-    say!("private page at {}", describe(&private.0)?);
-    say!("shared  page at {}", describe(shared.words())?);
-    ensure!(read(&private.0) == "Hello", "the private page is not private");
-    ensure!(read(shared.words()) == "Alpha_Panda", "the shared page is not shared");
+    show(private, shared)?;
+    ensure!(private.load(Ordering::Relaxed) == 1, "the private page is not private");
+    ensure!(shared.load(Ordering::Relaxed) == 2, "the shared page is not shared");
     Ok(())
 }
 
-fn write(page: &[AtomicU64], text: &str) {
-    let mut bytes = text.as_bytes().to_vec();
-    bytes.resize(16, 0);
-    for (word, eight) in page.iter().zip(bytes.chunks_exact(8)) {
-        let new = eight.iter().rev().fold(0, |new, byte| new << 8 | u64::from(*byte));
-        word.store(new, Ordering::Relaxed);
+/// Prints where two pages are, virtually and really, and the number in each.
+fn show(private: &AtomicU64, shared: &AtomicU64) -> Result<()> {
+    for (kind, page) in [("private", private), ("shared ", shared)] {
+        let number = page.load(Ordering::Relaxed); // also sees to it that the page is there
+        let frame = match frame(page.as_ptr() as usize)? {
+            Some(frame) => format!("frame {frame:#x}"),
+            None => "frame hidden (only root may see it)".to_owned(),
+        };
+        say!("{kind} page at {:p}, {frame}: {number}", page.as_ptr())?;
     }
-}
-
-fn read(page: &[AtomicU64]) -> String {
-    let bytes = page.iter().flat_map(|word| word.load(Ordering::Relaxed).to_le_bytes());
-    bytes.take_while(|byte| *byte != 0).map(char::from).collect()
-}
-
-/// Where a page is, virtually and really, and what it says.
-fn describe(page: &[AtomicU64]) -> Result<String> {
-    let text = read(page); // also sees to it that the page is there
-    let address = page.as_ptr() as usize;
-    let frame = match frame(address)? {
-        Some(frame) => format!("frame {frame:#x}"),
-        None => "frame hidden (only root may see it)".to_owned(),
-    };
-    Ok(format!("{address:#x}, {frame}: {text}"))
+    Ok(())
 }
 
 /// The number of the physical page behind an address: proc_pid_pagemap(5).

@@ -1,7 +1,8 @@
-//! Shared memory: a writer and a reader have one page in common.
+//! Shared memory: a writer and a reader share one page.
 //!
-//! The article's section 共享内存. It says that access must be kept in order by semaphores, and
-//! then uses sleeps; here two semaphores say whose turn it is.
+//! The article's section 共享内存. Its `tagname` exists on Windows only; here the memory has a POSIX name. It
+//! says that access must be synchronised by semaphores, and then uses sleeps; here two semaphores say whose
+//! turn it is.
 //!
 //! ```text
 //!  writer ──▶ │ cnblogs: 1024 bytes │ ──▶ reader
@@ -11,80 +12,80 @@ mod isolation;
 mod race;
 mod terminals;
 
-use std::hash::{BuildHasher, RandomState};
-use std::process::ExitCode;
+use std::ffi::CStr;
 
-use anyhow::{Context, Result};
-use common::{Process, expected, hold_signals, say, supervise};
-use shm::Mailbox;
+use anyhow::Result;
+use common::{Process, block_signals, say, supervise, usage};
+use shm::{Semaphore, SharedMemory, unique_name};
 
 const NAME: &str = "/cnblogs";
 const SIZE: usize = 1024;
 
 const HELP: &str = "\
-A writer and a reader share memory, with semaphores to take turns (mmap, tagname).
+A writer and a reader share memory, and take turns by semaphores (mmap, tagname).
 
 Usage: cargo run -p shm                  both, with a name of their own
-       cargo run -p shm writer [NAME]    the writer: Hello, Alpha_Panda, the end
-       cargo run -p shm reader [NAME]    the reader, until the end
+       cargo run -p shm writer [NAME]    one of two that meet at NAME (default: /cnblogs)
+       cargo run -p shm reader [NAME]    the other one
        cargo run -p shm isolation        what a fork shares, and what it does not
        cargo run -p shm race             two processes count, without and with a semaphore
-
-Start writer and reader in two terminals, in either order. They meet at the
-shared memory NAME (default: /cnblogs).
 ";
 
-fn main() -> ExitCode {
+fn main() -> std::process::ExitCode {
     common::main(HELP, |args| match args {
-        [] => both(),
-        ["writer"] => terminals::writer(NAME),
-        ["writer", name] => terminals::writer(name),
-        ["reader"] => terminals::reader(NAME),
-        ["reader", name] => terminals::reader(name),
-        ["isolation"] => isolation::both(),
-        ["race"] => race::all(),
-        _ => expected(args, "nothing, 'writer [NAME]', 'reader [NAME]', 'isolation' or 'race'"),
+        [] => story(),
+        [role @ ("writer" | "reader")] => terminals::run(role, NAME),
+        [role @ ("writer" | "reader"), name] => terminals::run(role, name),
+        ["isolation"] => isolation::run(),
+        ["race"] => race::run(),
+        _ => usage(HELP),
     })
 }
 
-fn both() -> Result<()> {
-    // From here on Ctrl-C waits for `supervise`: the name would stay in /dev/shm otherwise.
-    hold_signals()?;
-    let mailbox = Mailbox::create(&unguessable(), SIZE)?;
+fn story() -> Result<()> {
+    // From here on Ctrl-C waits for `supervise`: the names would stay in /dev/shm otherwise.
+    block_signals()?;
+    let name = unique_name(NAME);
+    // Made once and opened by both, by its name; the semaphores have no opener, so the children
+    // inherit them.
+    let _memory = SharedMemory::create(&name, SIZE)?;
+    let empty = Semaphore::create(&unique_name(NAME), 1)?;
+    let filled = Semaphore::create(&unique_name(NAME), 0)?;
 
-    // The children inherit it. Strangers open it by its name: see terminals.rs.
-    let writer = Process::spawn("writer", || writer(&mailbox))?;
-    let reader = Process::spawn("reader", || reader(&mailbox))?;
+    let writer = Process::spawn("writer", || writer(&name, &empty, &filled))?;
+    let reader = Process::spawn("reader", || reader(&name, &empty, &filled))?;
     supervise([writer, reader])
 }
 
-/// All users of this machine share these names, so this is one that nobody can have taken.
-fn unguessable() -> String {
-    format!("{NAME}-{:016x}", RandomState::new().hash_one(()))
-}
-
-fn writer(mailbox: &Mailbox) -> Result<()> {
-    for data in ["Hello", "Alpha_Panda"] {
-        say!("write {data}");
-        mailbox.write(data.as_bytes(), None)?;
-        // Without this we would say "write" again before the reader has said "read".
-        mailbox.flush(None)?;
+fn writer(name: &str, empty: &Semaphore, filled: &Semaphore) -> Result<()> {
+    let mut memory = SharedMemory::open(name)?;
+    for data in ["Hello", "Alpha_Panda", ""] {
+        empty.wait(None)?; // instead of the article's sleep after each text
+        say!("write {data:?}")?;
+        // From the start each time, as after seek(0). The NUL ends the text: a shorter text leaves the
+        // tail of a longer one after it, and the article, which strips all NULs, would read both.
+        memory.write(format!("{data}\0").as_bytes())?;
+        // No flush: that is for a file on a disk, and here the reader sees the same physical page.
+        filled.post();
     }
-    // The article's reader ends when it finds the memory empty: also when it starts first.
-    say!("write an empty message: the end");
-    mailbox.write(b"", None)?;
     Ok(())
 }
 
-fn reader(mailbox: &Mailbox) -> Result<()> {
+fn reader(name: &str, empty: &Semaphore, filled: &Semaphore) -> Result<()> {
+    // Mapped once, for both directions; the article maps anew for each text, to read only. Either way it is
+    // unmapped at the end of the scope, as by contextlib.closing.
+    let mut memory = SharedMemory::open(name)?;
     loop {
-        // The slot stays taken until `data` is dropped, so the writer waits while we print.
-        let data = mailbox.hold(None)?;
-        if data.is_empty() {
-            say!("read  an empty message: the end");
+        filled.wait(None)?;
+        let bytes = memory.read();
+        let text = CStr::from_bytes_until_nul(&bytes)?.to_str()?;
+        say!("read  {text:?}")?;
+        // An empty text is the end. The article's reader ends when it finds the memory empty, because
+        // Windows frees it with the writer's mapping; so it quits at once if it starts before the
+        // writer.
+        if text.is_empty() {
             return Ok(());
         }
-        let text = String::from_utf8(data.to_vec()).context("the message is not UTF-8")?;
-        say!("read  {text}");
+        empty.post();
     }
 }

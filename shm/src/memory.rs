@@ -1,0 +1,323 @@
+//! POSIX shared memory: one physical page in the address spaces of several processes.
+//!
+//! shm_open(3) and mmap(2); what the article's `mmap.mmap(-1, 1024, tagname=…)` is on Windows. This file
+//! needs no other: copy it with `memmap2` and `nix`. It provides no synchronisation.
+//!
+//! # Hazards
+//!
+//! - Never look at shared memory through `&[u8]` or `&mut [u8]`: another process may change it
+//!   at any time, and the compiler relies on it not changing. Copy bytes out, or use atomics.
+//! - Touching a page that the object does not have kills the process (SIGBUS). So its
+//!   size is checked before mapping, and its memory reserved when it is made.
+//! - The name outlives every process until it is unlinked. Dropping the creator's value does that;
+//!   after a `kill -9` of the creator it stays in /dev/shm.
+
+#![expect(unsafe_code, reason = "raw memory that others write to")]
+
+use std::fs::{self, File, Metadata};
+use std::hash::{BuildHasher, RandomState};
+use std::io::{self, ErrorKind};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::atomic::AtomicU64;
+
+use memmap2::{MmapOptions, MmapRaw};
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, posix_fallocate};
+use nix::libc;
+use nix::sys::mman::{shm_open, shm_unlink};
+use nix::sys::stat::Mode;
+use nix::unistd::geteuid;
+
+/// Memory with a name that every process of this user can map: shm_open(3), mmap(2).
+///
+/// Dropping it unmaps it, and unlinks the name in the process that made it; existing mappings stay valid.
+#[derive(Debug)]
+pub struct SharedMemory {
+    map: MmapRaw,
+    pub(crate) object: Object,
+}
+
+/// A file in /dev/shm.
+#[derive(Debug)]
+pub(crate) struct Object {
+    name: String,
+    pub(crate) file: File,
+    /// The process whose drop unlinks the name.
+    pub(crate) owner: Option<u32>,
+}
+
+/// The mode of memory that only its own protocol may touch: a semaphore, a mailbox. The sticky bit means
+/// nothing on a file, so it serves as a mark, set atomically at creation.
+pub(crate) const RESERVED: Mode = Mode::S_ISVTX;
+
+impl SharedMemory {
+    /// Makes `size` bytes of zeros under `name`, which is new and looks like "/cnblogs".
+    ///
+    /// Nobody but this user can open it (mode 0600). Fails with `AlreadyExists` if there is something of
+    /// that name (`O_EXCL`), with `StorageFull` if there is no memory left for it, and with
+    /// `InvalidInput` for size 0 and for what is not a name.
+    pub fn create(name: &str, size: usize) -> io::Result<SharedMemory> {
+        SharedMemory::create_with(name, size, Mode::empty())
+    }
+
+    /// Maps the whole of what another process made under `name`.
+    ///
+    /// Fails with `NotFound` if there is nothing of that name, with `PermissionDenied` if it is
+    /// another user's, and with `InvalidData` if it is empty (also for a moment while it is being made), or
+    /// belongs to a semaphore or a mailbox.
+    pub fn open(name: &str) -> io::Result<SharedMemory> {
+        let (object, there) = Object::open(name, OFlag::empty(), Mode::empty())?;
+        if there.mode() & RESERVED.bits() != 0 {
+            return Err(failed("shm_open", name, ErrorKind::InvalidData, "it is not plain memory"));
+        }
+        object.map(there.len())
+    }
+
+    /// The name it was created or opened with.
+    pub fn name(&self) -> &str {
+        &self.object.name
+    }
+
+    /// The number of bytes.
+    pub fn size(&self) -> usize {
+        self.map.len()
+    }
+
+    /// Copies `bytes` to the start: `mem.seek(0)`, `mem.write(…)`. What lies behind them stays.
+    ///
+    /// Fails with `InvalidInput` if there are more than fit.
+    pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if bytes.len() > self.size() {
+            let what = format!("{} bytes are more than {}", bytes.len(), self.size());
+            return Err(failed("write", self.name(), ErrorKind::InvalidInput, &what));
+        }
+        // SAFETY: they fit; `bytes` cannot lie in the mapping, and as `self` is borrowed exclusively,
+        // neither `words` nor another thread uses it. Not covered: another process that uses it
+        // without waiting for its turn; whoever reads may then get a mixture.
+        unsafe { self.pointer().copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
+        Ok(())
+    }
+
+    /// Copies all of it out: `mem.seek(0)`, `mem.read()`. Mind the NULs behind what was written.
+    pub fn read(&mut self) -> Vec<u8> {
+        let mut bytes = vec![0; self.size()];
+        // SAFETY: as in `write`.
+        unsafe { self.pointer().copy_to_nonoverlapping(bytes.as_mut_ptr(), bytes.len()) };
+        bytes
+    }
+
+    /// The memory as 64-bit numbers, each read and written atomically; a trailing remainder of up to
+    /// seven bytes is excluded.
+    ///
+    /// That makes a race with another process harmless to Rust, but not to the data: where more than
+    /// one number at a time must be consistent, it takes a semaphore.
+    pub fn words(&self) -> &[AtomicU64] {
+        // SAFETY: the mapping is `size` bytes long, starts at a page, and lives as long as
+        // `self`; the object was made or measured at that size. Atomics may change under a
+        // shared reference. Not covered: a process that shrinks the object (SIGBUS), or writes
+        // it otherwise than by whole words, atomically.
+        unsafe { std::slice::from_raw_parts(self.pointer().cast(), self.size() / 8) }
+    }
+
+    /// Where it is mapped: at the start of a page.
+    pub(crate) fn pointer(&self) -> *mut u8 {
+        self.map.as_mut_ptr()
+    }
+
+    /// Makes memory whose mode is `mode` besides 0600.
+    pub(crate) fn create_with(name: &str, size: usize, mode: Mode) -> io::Result<SharedMemory> {
+        let (mut object, _) = Object::open(name, OFlag::O_CREAT | OFlag::O_EXCL, mode)?;
+        object.owner = Some(std::process::id());
+        object.reserve(size as u64)?;
+        object.map(size as u64)
+    }
+}
+
+impl Object {
+    /// Opens an object of this user, or with `O_CREAT` makes one, still without memory.
+    pub(crate) fn open(name: &str, flags: OFlag, mode: Mode) -> io::Result<(Object, Metadata)> {
+        let rest = name.strip_prefix('/').unwrap_or_default();
+        if !(1..256).contains(&rest.len()) || rest.contains(['/', '\0']) {
+            let what = "a name is a slash, and up to 255 bytes without one";
+            return Err(failed("shm_open", name, ErrorKind::InvalidInput, what));
+        }
+        let mode = Mode::S_IRUSR | Mode::S_IWUSR | mode;
+        let file = shm_open(name, flags | OFlag::O_RDWR, mode);
+        let file = File::from(file.map_err(|e| named("shm_open", name, e.into()))?);
+        let there = file.metadata().map_err(|e| named("fstat", name, e))?;
+        if there.uid() != geteuid().as_raw() {
+            let what = format!("belongs to user {}", there.uid());
+            return Err(failed("shm_open", name, ErrorKind::PermissionDenied, &what));
+        }
+        Ok((Object { name: name.to_owned(), file, owner: None }, there))
+    }
+
+    /// Gives a new object its memory.
+    pub(crate) fn reserve(&self, size: u64) -> io::Result<()> {
+        let length = i64::try_from(size).map_err(|_| Errno::EFBIG);
+        loop {
+            // Unlike ftruncate(2) this reserves the memory: with none left it fails here, and not
+            // with SIGBUS at the first touch.
+            match length.and_then(|length| posix_fallocate(&self.file, 0, length)) {
+                Err(Errno::EINTR) => {}
+                done => return done.map_err(|e| named("posix_fallocate", &self.name, e.into())),
+            }
+        }
+    }
+
+    /// Maps all `size` bytes of it.
+    pub(crate) fn map(self, size: u64) -> io::Result<SharedMemory> {
+        if size == 0 {
+            return Err(failed("mmap", &self.name, ErrorKind::InvalidData, "it is empty"));
+        }
+        let map = MmapOptions::new().len(size as usize).map_raw(&self.file);
+        let map = map.map_err(|e| named("mmap", &self.name, e))?;
+        Ok(SharedMemory { map, object: self })
+    }
+
+    /// flock(2): blocks while another process holds the lock.
+    pub(crate) fn lock(&self) -> io::Result<()> {
+        // SAFETY: takes no pointer.
+        while unsafe { libc::flock(self.file.as_raw_fd(), libc::LOCK_EX) } != 0 {
+            if Errno::last() != Errno::EINTR {
+                return Err(named("flock", &self.name, Errno::last().into()));
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the lock, also where a forked child has a copy of the descriptor, for which closing ours is not
+    /// enough.
+    pub(crate) fn unlock(&self) {
+        // SAFETY: takes no pointer.
+        unsafe { libc::flock(self.file.as_raw_fd(), libc::LOCK_UN) };
+    }
+
+    /// Unlinks the name, unless somebody has unlinked it before and made another.
+    pub(crate) fn unlink(&self) {
+        // stat rather than open: there may be no descriptor left.
+        let there = fs::symlink_metadata(Path::new("/dev/shm").join(&self.name[1..]));
+        let id = |file: io::Result<Metadata>| file.map(|file| (file.dev(), file.ino())).ok();
+        if id(there).is_some_and(|there| id(self.file.metadata()) == Some(there)) {
+            let _ = shm_unlink(&*self.name);
+        }
+    }
+}
+
+impl Drop for Object {
+    fn drop(&mut self) {
+        // A forked child has a copy of this value, but the name is not its own.
+        if self.owner == Some(std::process::id()) {
+            self.unlink();
+        }
+    }
+}
+
+/// A name that nobody can guess, since all users of a machine share the names: "/cnblogs" gives
+/// "/cnblogs-0123456789abcdef". It makes nothing.
+pub fn unique_name(prefix: &str) -> String {
+    format!("{prefix}-{:016x}", RandomState::new().hash_one(()))
+}
+
+/// Names the call that failed and its object.
+pub(crate) fn named(call: &str, name: &str, error: io::Error) -> io::Error {
+    failed(call, name, error.kind(), &error.to_string())
+}
+
+/// An error of our own, likewise.
+pub(crate) fn failed(call: &str, name: &str, kind: ErrorKind, what: &str) -> io::Error {
+    io::Error::new(kind, format!("{call} {name}: {what}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    /// A name that no other test uses.
+    fn unused() -> String {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        format!("/cnblogs-memory-{}-{count}", std::process::id())
+    }
+
+    fn exists(name: &str) -> bool {
+        Path::new("/dev/shm").join(&name[1..]).exists()
+    }
+
+    #[test]
+    fn what_one_mapping_writes_the_other_reads() {
+        let name = unused();
+        let created = SharedMemory::create(&name, 1024).unwrap();
+        let opened = SharedMemory::open(&name).unwrap();
+        assert_eq!((created.size(), opened.size()), (1024, 1024));
+        assert_ne!(created.words().as_ptr(), opened.words().as_ptr());
+        created.words()[0].store(1 << 40, Ordering::Relaxed);
+        assert_eq!(opened.words()[0].load(Ordering::Relaxed), 1 << 40);
+        assert_eq!(opened.words().len(), 128);
+    }
+
+    #[test]
+    fn its_creator_unlinks_it_and_nobody_else() {
+        use std::os::unix::fs::PermissionsExt;
+        let name = unused();
+        let created = SharedMemory::create(&name, 1).unwrap();
+        let mode = created.object.file.metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        drop(SharedMemory::open(&name).unwrap());
+        assert!(exists(&name));
+        drop(created);
+        assert!(!exists(&name));
+
+        // Not when somebody else has taken the name meanwhile.
+        let first = SharedMemory::create(&name, 1).unwrap();
+        shm_unlink(name.as_str()).unwrap();
+        let second = SharedMemory::create(&name, 1).unwrap();
+        drop(first);
+        assert!(exists(&name));
+        drop(second);
+    }
+
+    #[test]
+    fn bad_names_and_sizes_are_errors_that_leave_nothing() {
+        let long = format!("/{}", "x".repeat(256));
+        for name in ["", "/", "cnblogs", "/cn/blogs", "//cnblogs", "/cn\0blogs", &long] {
+            for error in [
+                SharedMemory::create(name, 1024).unwrap_err(),
+                SharedMemory::open(name).unwrap_err(),
+            ] {
+                assert_eq!(error.kind(), ErrorKind::InvalidInput, "{name:?}");
+                assert!(error.to_string().starts_with("shm_open "), "{error}");
+            }
+        }
+        let name = unused();
+        for size in [0, usize::MAX] {
+            let error = SharedMemory::create(&name, size).unwrap_err();
+            let start = format!("posix_fallocate {name}: ");
+            assert!(error.to_string().starts_with(&start), "{error}");
+            assert!(!exists(&name));
+        }
+        let _there = SharedMemory::create(&name, 1).unwrap();
+        let error = SharedMemory::create(&name, 1).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::AlreadyExists);
+        assert!(exists(&name));
+    }
+
+    #[test]
+    fn text_is_written_at_the_start_and_read_up_to_the_nul() {
+        let name = unused();
+        let mut created = SharedMemory::create(&name, 16).unwrap();
+        let mut opened = SharedMemory::open(&name).unwrap();
+        created.write(b"Alpha_Panda\0").unwrap();
+        assert_eq!(opened.read(), b"Alpha_Panda\0\0\0\0\0");
+        // What a shorter text leaves of a longer one.
+        created.write(b"Hello\0").unwrap();
+        assert_eq!(opened.read(), b"Hello\0Panda\0\0\0\0\0");
+        let error = created.write(&[b'x'; 17]).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput);
+        assert_eq!(error.to_string(), format!("write {name}: 17 bytes are more than 16"));
+        created.write(&[b'x'; 16]).unwrap();
+    }
+}
