@@ -7,10 +7,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 
 use nix::sys::signal::Signal;
-use socket::{Address, Stream, connect, read_line, write_line};
+use socket::{Stream, connect, read_line, write_line};
 use support::{
-    Program, TempDir, check_accidents, check_console_blocks, check_kills, check_story, has, list,
-    program, readme_shows, run, skip,
+    Program, check_accidents, check_console_blocks, check_kills, check_story, has, list, program,
+    readme_shows, run, skip, temp_dir,
 };
 
 const SOCKET: &str = env!("CARGO_BIN_EXE_socket");
@@ -28,7 +28,7 @@ fn the_story_is_the_one_in_the_readme() {
 }
 
 #[test]
-fn who_is_killed_is_named() {
+fn errors_name_the_killed_process() {
     check_accidents(SOCKET, &["server", "client"], &readme_shows(STORY));
     check_kills(SOCKET, &[], &["server", "client"]);
 }
@@ -37,12 +37,13 @@ fn who_is_killed_is_named() {
 fn bad_arguments_are_refused() {
     let help = run(&mut program(SOCKET, &["--help"])).succeeded();
     assert!(help.contains("Usage: cargo run -p socket "), "{help}");
-    let error = "error: expected nothing, 'server [ADDRESS]' or 'client [ADDRESS] [MESSAGE…]', \
-                 not 'x y' (see --help)\n";
-    run(&mut program(SOCKET, &["x", "y"])).failed(2, &[error]);
+    let refused = run(&mut program(SOCKET, &["x", "y"]));
+    assert_eq!((refused.code(), refused.stdout.as_str(), refused.stderr), (2, "", help));
     for role in ["server", "client"] {
         let error = "address '9000': expected HOST:PORT, [IPV6]:PORT or unix:/PATH\n";
         run(&mut program(SOCKET, &[role, "9000"])).failed(2, &[error]);
+        let error = "address 'localhost:99999': a port is a number up to 65535\n";
+        run(&mut program(SOCKET, &[role, "localhost:99999"])).failed(2, &[error]);
     }
 }
 
@@ -64,8 +65,7 @@ fn stop(server: Program) -> String {
 }
 
 fn open(address: &str) -> Stream {
-    let address: Address = address.parse().unwrap();
-    connect(&address, None).unwrap()
+    connect(address, None).unwrap()
 }
 
 #[track_caller]
@@ -77,8 +77,8 @@ fn check_echo(stream: &mut Stream, message: &str) {
 
 #[test]
 fn two_terminals_over_every_kind_of_address() {
-    let dir = TempDir::new();
-    let unix = format!("unix:{}", dir.join("socket").display());
+    let dir = temp_dir();
+    let unix = format!("unix:{}", dir.path().join("socket").display());
     for address in ["127.0.0.1:0", "[::1]:0", "localhost:0", &unix] {
         let (server, address) = server(address);
         let mut command = program(SOCKET, &["client", &address, "Hello", "Alpha_Panda"]);
@@ -94,7 +94,7 @@ fn two_terminals_over_every_kind_of_address() {
         let printed = stop(server);
         assert!(printed.contains("client 1: connected\n"), "{printed}");
     }
-    assert_eq!(list(&dir.0), [""; 0], "left behind");
+    assert_eq!(list(dir.path()), [""; 0], "left behind");
 }
 
 #[test]
@@ -112,6 +112,20 @@ fn messages_can_be_piped_in() {
     let received = printed.lines().filter_map(|line| line.split_once("recv:   "));
     assert!(received.map(|(_, reply)| reply).eq(["Hello", "Alpha_Panda"]), "{printed}");
     assert!(output.status.success());
+    stop(server);
+}
+
+/// Longer ones could mix with those of other processes.
+#[test]
+fn lines_of_the_log_are_cut_at_pipe_buf() {
+    let (server, address) = server("127.0.0.1:0");
+    let message = "é".repeat(5000);
+    let printed = run(&mut program(SOCKET, &["client", &address, &message])).succeeded();
+    assert_eq!(printed.lines().count(), 2);
+    for line in printed.split_inclusive('\n') {
+        assert!(line.len() <= 4096 && line.len() > 4000, "{}", line.len());
+        assert!(line.ends_with("é…\n"), "{line}");
+    }
     stop(server);
 }
 
@@ -134,7 +148,7 @@ fn a_client_may_be_slow_or_rude_and_the_others_are_served() {
     half.write_all(b"half a li").unwrap();
     let mut endless = open(&address);
     // A line that is too long is answered, and the connection closed.
-    endless.write_all(&vec![b'x'; socket::LONGEST_LINE + 1000]).unwrap();
+    endless.write_all(&vec![b'x'; socket::MAX_LINE + 1000]).unwrap();
     let mut answer = String::new();
     endless.read_to_string(&mut answer).unwrap();
     assert_eq!(answer, "error: a line is longer than 65536 bytes\n");
@@ -147,7 +161,7 @@ fn a_client_may_be_slow_or_rude_and_the_others_are_served() {
     let mut gone = open(&address);
     write_line(&mut gone, "Hello").unwrap();
     drop(gone);
-    // Somebody sends for ever without an end of line, and somebody never reads what comes back.
+    // Somebody sends forever without an end of line, and somebody never reads what comes back.
     let mut flood = open(&address);
     assert!((0..1024).any(|_| flood.write_all(&[b'x'; 1 << 20]).is_err()), "1 GiB");
     let mut deaf = open(&address);
@@ -293,8 +307,8 @@ fn a_client_on_another_host() {
 
 #[test]
 fn a_socket_file_is_private_and_never_somebody_else_s() {
-    let dir = TempDir::new();
-    let path = dir.join("socket");
+    let dir = temp_dir();
+    let path = dir.path().join("socket");
     let address = format!("unix:{}", path.display());
     let (first, _) = server(&address);
     let mode = path.metadata().unwrap().permissions().mode();

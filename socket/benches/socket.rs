@@ -3,7 +3,7 @@
 //! All have TCP_NODELAY set: without it the kernel would gather small messages. A line costs
 //! more than its bytes: `write_line` and `read_line` look for its end and check that it is text.
 
-#[path = "../../benches/measure.rs"]
+#[path = "../../common/benches/measure.rs"]
 mod measure;
 
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -14,14 +14,14 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use measure::{ALL, Bytes, LINES, Link, Peer, compare, cpus, head, pin, scaling, scaling_wanted};
-use socket::{Address, Stream};
+use socket::Stream;
 
 fn main() -> Result<()> {
     let cpu = cpus()?[0];
     pin(cpu)?;
-    let tcp = "127.0.0.1:0".parse()?;
-    let mut ours = Peer::start(cpu, bytes(our_pair(&tcp)?, Stream::try_clone)?)?;
-    let mut lines = Peer::start(cpu, our_pair(&tcp)?.map(Lines::new))?;
+    let tcp = "127.0.0.1:0";
+    let mut ours = Peer::start(cpu, bytes(our_pair(tcp)?, Stream::try_clone)?)?;
+    let mut lines = Peer::start(cpu, our_pair(tcp)?.map(Lines::new))?;
     if scaling_wanted() {
         scaling("TCP", &mut ours)?;
         return clients();
@@ -32,7 +32,7 @@ fn main() -> Result<()> {
     compare("TCP, lines", &LINES, &mut lines, &mut bare)?;
 
     let path = std::env::temp_dir().join(format!("socket-bench-{}", std::process::id()));
-    let unix = Address::Unix(path);
+    let unix = format!("unix:{}", path.display());
     let mut ours = Peer::start(cpu, bytes(our_pair(&unix)?, Stream::try_clone)?)?;
     let mut lines = Peer::start(cpu, our_pair(&unix)?.map(Lines::new))?;
     let mut bare = Peer::start(cpu, bytes(UnixStream::pair()?.into(), UnixStream::try_clone)?)?;
@@ -50,11 +50,11 @@ fn clients() -> Result<()> {
     let mut stdout = BufReader::new(server.stdout.take().context("its stdout")?);
     let mut says = String::new();
     stdout.read_line(&mut says)?;
-    let address = says.trim().rsplit(' ').next().context("its address")?.parse()?;
+    let address = says.trim().rsplit(' ').next().context("its address")?;
     let mut clients: Vec<Lines> = Vec::new();
     for count in [1, 10, 100, 500] {
         while clients.len() < count {
-            clients.push(Lines::new(socket::connect(&address, None)?));
+            clients.push(Lines::new(socket::connect(address, None)?));
         }
         let message = "x".repeat(64);
         let rounds = 20_000 / count;
@@ -78,7 +78,7 @@ fn clients() -> Result<()> {
     Ok(())
 }
 
-fn our_pair(address: &Address) -> Result<[Stream; 2]> {
+fn our_pair(address: &str) -> Result<[Stream; 2]> {
     // Closed at the end of this function, and with it the file of a Unix socket goes.
     let listener = socket::listen(address)?;
     let client = socket::connect(&listener.local_address()?, None)?;

@@ -1,165 +1,161 @@
-//! Stream sockets: the only one of the five that also goes between hosts.
+//! Stream sockets: the only mechanism of the five that works across hosts.
 //!
-//! What Python's `socket` module does with `socket`, `bind`, `listen`, `accept` and `connect`, with
-//! one [`Address`] type for TCP (`127.0.0.1:9000`, `[::1]:9000`, `localhost:9000`) and Unix-domain
-//! sockets (`unix:/path`); [`listen`] and [`connect`] take the steps of the article's flow chart:
+//! What Python's `socket` module does with `socket`, `bind`, `listen`, `accept` and `connect`.
+//! [`listen`] and [`connect`] take the steps of the article's flow chart:
 //!
 //! ```text
 //!  server: socket ─▶ bind ─▶ listen ─▶ accept ─▶ recv ─▶ send ─▶ close
 //!  client: socket ─────────────────▶ connect ─▶ send ─▶ recv ─▶ close
 //! ```
 //!
-//! ```
-//! use std::io::BufReader;
+//! An address is text: `127.0.0.1:9000`, `[::1]:9000` or `localhost:9000` for TCP, `unix:/path` for
+//! a Unix-domain socket. A connection is a [`Stream`], the same type for both.
 //!
-//! let listener = socket::listen(&"127.0.0.1:0".parse()?)?; // port 0: any that is free
-//! let address = listener.local_address()?;
+//! # Hazards
 //!
-//! // The kernel queues a connection before it is accepted, so this needs no second process.
-//! let mut client = socket::connect(&address, None)?;
-//! let mut server = BufReader::new(listener.accept()?);
-//!
-//! socket::write_line(&mut client, "Hello")?;
-//! assert_eq!(socket::read_line(&mut server)?.as_deref(), Some("Hello"));
-//! drop(client);
-//! assert_eq!(socket::read_line(&mut server)?, None);
-//! # std::io::Result::Ok(())
-//! ```
-//!
-//! # Dangers
-//!
-//! - A stream keeps no boundaries: two sends can arrive as one receive, and one as two. Agree
+//! - A stream has no message boundaries: two sends can arrive as one receive, and one as two. Agree
 //!   on a frame; here a message is a line. And use `write_all`, never a bare `write`.
-//! - A peer that stays and says nothing holds a blocking reader for ever: set a read timeout.
+//! - A peer that stays and sends nothing blocks a reader forever: set a read timeout.
 //! - An address like `0.0.0.0:9000` listens to the whole network, without a password or a secret.
-//! - Between hosts a peer can vanish without a word (a pulled cable); only a timeout tells.
+//! - Between hosts a peer can vanish silently (a pulled cable); only a timeout detects it.
 
-use std::fmt;
-use std::fs::{self, File, Permissions};
+use std::fs;
 use std::io::{self, BufRead, ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
-use std::os::fd::OwnedFd;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::net::ToSocketAddrs;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
+use nix::sys::stat::{Mode, fchmod};
 use socket2::{Domain, SockAddr, Socket, Type};
+
+/// One end of a connection: read from it and write to it, also by shared reference, in two threads.
+///
+/// `set_read_timeout` and `set_write_timeout` limit how long that may block, `shutdown` ends one direction.
+pub use socket2::Socket as Stream;
 
 /// How many connections may wait to be accepted; the kernel lowers it to its own limit.
 const BACKLOG: i32 = 4096;
 
-/// Where a server listens: `host:port`, `[IPv6 address]:port` or `unix:/path`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Address {
-    /// TCP, for a name or an IP address (without brackets), and a port.
-    Tcp(String, u16),
-    /// A socket in the file system, on this host only.
-    Unix(PathBuf),
-}
+/// The longest line in bytes, with its end: it bounds the memory that an untrusted peer can make us use.
+pub const MAX_LINE: usize = 64 * 1024;
 
 /// A socket that accepts connections: socket(2), bind(2), listen(2).
 ///
-/// Dropping it closes it, and removes the socket file that it made.
+/// Dropping it closes it, and removes the socket file that it made: also where it was moved into a child
+/// and the parent's copy is dropped, so lend it to the child instead.
 #[derive(Debug)]
 pub struct Listener {
-    inner: Inner,
-}
-
-#[derive(Debug)]
-enum Inner {
-    Tcp(TcpListener),
-    // The file is dropped first: while it is there, a client can still connect.
-    Unix(SocketFile, UnixListener),
-}
-
-/// One end of a connection; read from it and write to it.
-#[derive(Debug)]
-pub enum Stream {
-    /// Over TCP.
-    Tcp(TcpStream),
-    /// Over a Unix-domain socket.
-    Unix(UnixStream),
+    // Dropped first: while the file is there, a client can still connect.
+    file: Option<SocketFile>,
+    socket: Socket,
 }
 
 /// Makes a socket that accepts connections at `address`: socket(2), bind(2), listen(2).
 ///
 /// Port 0 stands for any free port; [`Listener::local_address`] tells which. A name is
-/// resolved, and the first of its addresses that can be used is.
+/// resolved, and the first usable address is used.
 ///
-/// A socket file is made with mode 0600. If there is one already that nobody listens on any
-/// more, it is replaced; anything else at that path is left alone, and is an error. To find
-/// out, this connects: a server that does listen there sees a client come and go.
-pub fn listen(address: &Address) -> io::Result<Listener> {
-    let inner = match address {
-        Address::Tcp(host, port) => {
-            let listener =
-                first(resolve(host, *port)?, |at| listen_tcp(at).map(TcpListener::from))?;
-            Inner::Tcp(listener)
+/// A socket file is made with mode 0600. If there is a stale one, it is replaced; anything else at that
+/// path is left alone, and is an error. Staleness is tested by connecting: a live server sees a client come
+/// and go, and one that has bound and does not listen yet (not one of ours) is taken for stale.
+///
+/// Fails with `InvalidInput` if `address` is not valid, and with `AddrInUse` if somebody listens there.
+pub fn listen(address: &str) -> io::Result<Listener> {
+    first(resolve(address)?.iter().map(|at| {
+        let failed = |call| move |error| named(call, &text(at), error);
+        let socket = Socket::new(at.domain(), Type::STREAM, None).map_err(failed("socket"))?;
+        if let Some(path) = at.as_pathname() {
+            let file = listen_unix(&socket, at, path).map_err(failed("listen"))?;
+            return Ok(Listener { file: Some(file), socket });
         }
-        Address::Unix(path) => {
-            let listener = listen_unix(path).map_err(|e| named("listen", address, e))?;
-            let file = SocketFile::new(path).map_err(|e| named("stat", address, e))?;
-            Inner::Unix(file, listener)
-        }
-    };
-    Ok(Listener { inner })
+        // Without it, bind fails for a minute after the last server of this port has ended.
+        socket.set_reuse_address(true).map_err(failed("setsockopt SO_REUSEADDR"))?;
+        socket.bind(at).map_err(failed("bind"))?;
+        socket.listen(BACKLOG).map_err(failed("listen"))?;
+        Ok(Listener { file: None, socket })
+    }))
 }
 
 /// Connects to a server: socket(2), connect(2).
 ///
-/// Waits up to `timeout` (`None`: as long as the kernel tries, about two minutes for a host that
+/// Blocks up to `timeout` (`None`: as long as the kernel tries, about two minutes for a host that
 /// does not answer). It returns as soon as the server's kernel has queued the
 /// connection, even before the server calls `accept`. A name is resolved, and each
 /// of its addresses tried in turn, as long as there is time; resolving has no timeout.
 ///
-/// Fails with `ConnectionRefused` or `NotFound` (Unix) when nobody listens, and `TimedOut`.
-pub fn connect(address: &Address, timeout: Option<Duration>) -> io::Result<Stream> {
+/// Fails with `InvalidInput` if `address` is not valid, with `ConnectionRefused` or `NotFound` (Unix) when
+/// nobody listens, and with `TimedOut`.
+pub fn connect(address: &str, timeout: Option<Duration>) -> io::Result<Stream> {
     // A timeout that the clock cannot express is as good as none.
     let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-    match address {
-        Address::Tcp(host, port) => first(resolve(host, *port)?, |at| {
-            connect_tcp(at, deadline).map_err(|e| named("connect", &at.into(), e))
-        }),
-        Address::Unix(path) => {
-            connect_unix(path, timeout).map_err(|e| named("connect", address, e))
+    first(
+        resolve(address)?
+            .iter()
+            .map(|at| connect_to(at, deadline).map_err(|error| named("connect", &text(at), error))),
+    )
+}
+
+impl Listener {
+    /// The address that it listens on, with the real port: getsockname(2).
+    pub fn local_address(&self) -> io::Result<String> {
+        Ok(text(&self.socket.local_addr()?))
+    }
+
+    /// Blocks until the next client comes: accept(2).
+    ///
+    /// A client that gave up while it was queued is skipped. Other errors (for instance too
+    /// many open files) are transient: the listener stays usable.
+    pub fn accept(&self) -> io::Result<Stream> {
+        loop {
+            match self.socket.accept() {
+                Ok((stream, _)) => {
+                    if self.file.is_none() {
+                        stream.set_tcp_nodelay(true)?; // small messages go out at once
+                    }
+                    return Ok(stream);
+                }
+                Err(error) => match error.kind() {
+                    ErrorKind::Interrupted | ErrorKind::ConnectionAborted => {}
+                    kind => return Err(io::Error::new(kind, format!("accept: {error}"))),
+                },
+            }
         }
     }
 }
 
-/// The longest line in bytes, with its end: what a stranger can make us keep in memory.
-pub const LONGEST_LINE: usize = 64 * 1024;
-
 /// Writes a message and the end of its line, in one send(2) if the socket's buffer has room.
 ///
-/// Waits while the buffer is full. Fails with `InvalidInput` if the message has a line's end in
-/// it or is longer than [`LONGEST_LINE`], and with `BrokenPipe` or `ConnectionReset` when the other
-/// side is gone.
+/// Blocks while the buffer is full. Fails with `InvalidInput` if the message contains a newline
+/// or is longer than [`MAX_LINE`], with `BrokenPipe` or `ConnectionReset` when the other
+/// side is gone, and with `TimedOut` if the stream has a write timeout.
 pub fn write_line(stream: &mut impl Write, message: &str) -> io::Result<()> {
     let line = [message, "\n"].concat();
-    if line.len() > LONGEST_LINE || message.contains('\n') {
-        let what = format!("a message is one line of up to {} bytes", LONGEST_LINE - 1);
+    if line.len() > MAX_LINE || message.contains('\n') {
+        let what = format!("a message is one line of up to {} bytes", MAX_LINE - 1);
         return Err(io::Error::new(ErrorKind::InvalidInput, what));
     }
-    stream.write_all(line.as_bytes())
+    let written = stream.write_all(line.as_bytes());
+    written.map_err(|error| timed_out(error, "the other side received nothing in time"))
 }
 
-/// Reads a message: the next line, without its end. `None` when the other side has closed.
+/// Reads a message: the next line, without its end. `None` means EOF: the other side has closed.
 ///
-/// Fails with `UnexpectedEof` when the stream ends in the middle of a line, with `InvalidData` if
-/// the line is not UTF-8 or longer than [`LONGEST_LINE`]. No more than that is ever kept in memory.
-/// After an error, also a timeout, the part of a line that had come is lost: close it.
+/// Blocks until a whole line has come. Fails with `UnexpectedEof` at EOF in the middle of a line, with
+/// `InvalidData` if the line is not UTF-8 or longer than [`MAX_LINE`] (no more is ever kept in memory), and
+/// with `TimedOut` if the stream has a read timeout. After an error, also a timeout, the part of a line
+/// that had come is lost: close the stream.
 pub fn read_line(stream: &mut impl BufRead) -> io::Result<Option<String>> {
     let mut line = Vec::new();
-    let longest = LONGEST_LINE as u64;
-    stream.by_ref().take(longest).read_until(b'\n', &mut line)?;
+    let read = stream.by_ref().take(MAX_LINE as u64).read_until(b'\n', &mut line);
+    read.map_err(|error| timed_out(error, "the other side sent nothing in time"))?;
     let invalid = |what: String| io::Error::new(ErrorKind::InvalidData, what);
     match line.pop() {
         Some(b'\n') => {}
         None => return Ok(None),
-        Some(_) if line.len() + 1 == LONGEST_LINE => {
-            return Err(invalid(format!("a line is longer than {LONGEST_LINE} bytes")));
+        Some(_) if line.len() + 1 == MAX_LINE => {
+            return Err(invalid(format!("a line is longer than {MAX_LINE} bytes")));
         }
         Some(_) => {
             let what = "the other side ended in the middle of a line";
@@ -170,274 +166,120 @@ pub fn read_line(stream: &mut impl BufRead) -> io::Result<Option<String>> {
     Ok(Some(message))
 }
 
-impl Listener {
-    /// The address that it listens on, with the real port: getsockname(2).
-    pub fn local_address(&self) -> io::Result<Address> {
-        match &self.inner {
-            Inner::Tcp(listener) => Ok(listener.local_addr()?.into()),
-            Inner::Unix(file, _) => Ok(Address::Unix(file.path.clone())),
-        }
-    }
-
-    /// Waits for the next client: accept(2).
-    ///
-    /// A client that gave up while it was queued is passed over. Other errors (for instance too
-    /// many open files) are about this moment: the listener stays usable.
-    pub fn accept(&self) -> io::Result<Stream> {
-        loop {
-            let accepted = match &self.inner {
-                Inner::Tcp(listener) => listener.accept().and_then(|(stream, _)| {
-                    stream.set_nodelay(true)?;
-                    Ok(Stream::Tcp(stream))
-                }),
-                Inner::Unix(_, listener) => {
-                    listener.accept().map(|(stream, _)| Stream::Unix(stream))
-                }
-            };
-            match accepted {
-                Err(error) if gave_up(&error) => {}
-                Err(error) => {
-                    let what = format!("accept: {error}");
-                    return Err(io::Error::new(error.kind(), what));
-                }
-                accepted => return accepted,
-            }
-        }
-    }
-}
-
-impl Stream {
-    /// A second handle to the same connection, for instance to read and write in two threads.
-    pub fn try_clone(&self) -> io::Result<Stream> {
-        match self {
-            Stream::Tcp(stream) => stream.try_clone().map(Stream::Tcp),
-            Stream::Unix(stream) => stream.try_clone().map(Stream::Unix),
-        }
-    }
-
-    /// Ends one direction or both, for all handles: shutdown(2).
-    ///
-    /// After `Shutdown::Write` the other side sees the end of the stream, and can still answer.
-    pub fn shutdown(&self, how: Shutdown) -> io::Result<()> {
-        match self {
-            Stream::Tcp(stream) => stream.shutdown(how),
-            Stream::Unix(stream) => stream.shutdown(how),
-        }
-    }
-
-    /// Lets a read fail with `TimedOut` when nothing came for so long: `SO_RCVTIMEO`.
-    pub fn set_read_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
-        match self {
-            Stream::Tcp(stream) => stream.set_read_timeout(timeout),
-            Stream::Unix(stream) => stream.set_read_timeout(timeout),
-        }
-    }
-
-    /// Lets a write fail with `TimedOut` when the other side read nothing for so long:
-    /// `SO_SNDTIMEO`.
-    pub fn set_write_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
-        match self {
-            Stream::Tcp(stream) => stream.set_write_timeout(timeout),
-            Stream::Unix(stream) => stream.set_write_timeout(timeout),
-        }
-    }
-}
-
-// As in std, a shared reference is enough: one thread can read while another writes.
-impl Read for &Stream {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Stream::Tcp(stream) => (&mut &*stream).read(buffer),
-            Stream::Unix(stream) => (&mut &*stream).read(buffer),
-        }
-        .map_err(|error| timed_out(error, "the other side sent nothing in time"))
-    }
-}
-
-impl Write for &Stream {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match self {
-            Stream::Tcp(stream) => (&mut &*stream).write(bytes),
-            Stream::Unix(stream) => (&mut &*stream).write(bytes),
-        }
-        .map_err(|error| timed_out(error, "the other side received nothing in time"))
-    }
-
-    /// Nothing is buffered on this side.
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Read for Stream {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        (&*self).read(buffer)
-    }
-}
-
-impl Write for Stream {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        (&*self).write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl FromStr for Address {
-    type Err = io::Error;
-
-    fn from_str(text: &str) -> io::Result<Address> {
-        let invalid = || {
-            let what = format!("address '{text}': expected HOST:PORT, [IPV6]:PORT or unix:/PATH");
-            io::Error::new(ErrorKind::InvalidInput, what)
-        };
-        if let Some(path) = text.strip_prefix("unix:") {
-            return match path {
-                "" => Err(invalid()),
-                path => Ok(Address::Unix(path.into())),
-            };
-        }
-        let (host, port) = text.rsplit_once(':').ok_or_else(invalid)?;
-        let port = port.parse().map_err(|_| invalid())?;
-        let host = match host.strip_prefix('[') {
-            Some(host) => host.strip_suffix(']').ok_or_else(invalid)?,
-            // In 2001:db8::1:9000 nobody can tell the port from the address.
-            None if host.contains(':') => return Err(invalid()),
-            None => host,
-        };
-        if host.is_empty() {
-            return Err(invalid());
-        }
-        Ok(Address::Tcp(host.to_owned(), port))
-    }
-}
-
-impl fmt::Display for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Address::Tcp(host, port) if host.contains(':') => write!(f, "[{host}]:{port}"),
-            Address::Tcp(host, port) => write!(f, "{host}:{port}"),
-            Address::Unix(path) => write!(f, "unix:{}", path.display()),
-        }
-    }
-}
-
-impl From<SocketAddr> for Address {
-    fn from(address: SocketAddr) -> Address {
-        let host = match address {
-            // With its scope, which a link-local address needs: fe80::1%2
-            SocketAddr::V6(v6) if v6.scope_id() != 0 => format!("{}%{}", v6.ip(), v6.scope_id()),
-            _ => address.ip().to_string(),
-        };
-        Address::Tcp(host, address.port())
-    }
-}
-
-/// Tries one address after the other; the error is the last one's.
-fn first<T>(
-    addresses: Vec<SocketAddr>,
-    mut attempt: impl FnMut(SocketAddr) -> io::Result<T>,
-) -> io::Result<T> {
-    let mut result = Err(ErrorKind::AddrNotAvailable.into());
-    for address in addresses {
-        result = attempt(address);
-        if result.is_ok() {
-            break;
-        }
-    }
-    result
-}
-
-/// getaddrinfo(3)
-fn resolve(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
-    match (host, port).to_socket_addrs() {
-        Ok(addresses) => Ok(addresses.collect()),
-        Err(error) => Err(named("resolve", &Address::Tcp(host.to_owned(), port), error)),
-    }
-}
-
-fn listen_tcp(at: SocketAddr) -> io::Result<Socket> {
-    let failed = |call| move |error| named(call, &at.into(), error);
-    let socket =
-        Socket::new(Domain::for_address(at), Type::STREAM, None).map_err(failed("socket"))?;
-    // Without it, bind fails for a minute after the last server of this port has ended.
-    socket.set_reuse_address(true).map_err(failed("setsockopt"))?;
-    socket.bind(&at.into()).map_err(failed("bind"))?;
-    socket.listen(BACKLOG).map_err(failed("listen"))?;
-    Ok(socket)
-}
-
-fn connect_tcp(at: SocketAddr, deadline: Option<Instant>) -> io::Result<Stream> {
-    let socket = Socket::new(Domain::for_address(at), Type::STREAM, None)?;
-    // Small messages go out at once instead of waiting for company.
-    socket.set_tcp_nodelay(true)?;
-    let left = match deadline {
-        Some(deadline) => deadline.saturating_duration_since(Instant::now()),
-        None => Duration::MAX,
+/// What an address stands for: a path, or what getaddrinfo(3) makes of a name.
+fn resolve(address: &str) -> io::Result<Vec<SockAddr>> {
+    let invalid = |what: &str| {
+        let what = format!("address '{address}': {what}");
+        io::Error::new(ErrorKind::InvalidInput, what)
     };
-    // Also without a timeout: a connect(2) that a signal interrupts goes on behind our back,
-    // and only poll(2), which this uses, can wait for it.
-    socket.connect_timeout(&at.into(), left)?;
-    Ok(Stream::Tcp(socket.into()))
+    let shape = || invalid("expected HOST:PORT, [IPV6]:PORT or unix:/PATH");
+    if let Some(path) = address.strip_prefix("unix:").filter(|path| !path.is_empty()) {
+        return SockAddr::unix(path)
+            .map(|at| vec![at])
+            .map_err(|error| invalid(&error.to_string()));
+    }
+    let (host, port) = address.rsplit_once(':').ok_or_else(shape)?;
+    // An IPv6 address needs its brackets: in 2001:db8::1:9000 nobody can tell which part is the port.
+    let in_brackets = host.starts_with('[') && host.ends_with(']');
+    if host.is_empty() || port.is_empty() || host.contains(':') != in_brackets {
+        return Err(shape());
+    }
+    if port.parse::<u16>().is_err() {
+        return Err(invalid("a port is a number up to 65535"));
+    }
+    match address.to_socket_addrs() {
+        Ok(addresses) => Ok(addresses.map(SockAddr::from).collect()),
+        Err(error) => Err(named("resolve", address, error)),
+    }
 }
 
-fn connect_unix(path: &Path, timeout: Option<Duration>) -> io::Result<Stream> {
-    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    // Here connect(2) waits only while the server's queue is full, for this long. (0 would be
-    // no timeout at all.)
-    socket.set_write_timeout(timeout.map(|timeout| timeout.max(Duration::from_micros(1))))?;
-    let address = SockAddr::unix(path)?;
-    loop {
-        match socket.connect(&address) {
-            Ok(()) => break,
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                let what = "the server's queue stayed full";
-                return Err(io::Error::new(ErrorKind::TimedOut, what));
-            }
-            Err(error) => return Err(error),
+/// The first success, or the last error.
+fn first<T>(results: impl Iterator<Item = io::Result<T>>) -> io::Result<T> {
+    let mut last = ErrorKind::AddrNotAvailable.into();
+    for result in results {
+        match result {
+            Ok(success) => return Ok(success),
+            Err(error) => last = error,
         }
     }
-    socket.set_write_timeout(None)?;
-    Ok(Stream::Unix(socket.into()))
+    Err(last)
 }
 
-fn listen_unix(path: &Path) -> io::Result<UnixListener> {
-    let address = SockAddr::unix(path)?;
+fn connect_to(at: &SockAddr, deadline: Option<Instant>) -> io::Result<Stream> {
+    let stream = Socket::new(at.domain(), Type::STREAM, None)?;
+    loop {
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        // SO_SNDTIMEO limits connect(2), too. (0 would be no limit.)
+        stream.set_write_timeout(left.map(|left| left.max(Duration::from_micros(1))))?;
+        match stream.connect(at).map_err(|error| (error.raw_os_error().map(Errno::from_raw), error))
+        {
+            Ok(()) => break,
+            // A signal came. Calling again waits for the same connection, with the time that is left.
+            Err((Some(Errno::EINTR), _)) if left != Some(Duration::ZERO) => {}
+            // Over TCP nobody answered; on a Unix socket the server's queue stayed full.
+            Err((Some(Errno::EINTR | Errno::EINPROGRESS | Errno::EAGAIN), _)) => {
+                return Err(io::Error::new(
+                    ErrorKind::TimedOut,
+                    "the server did not answer in time",
+                ));
+            }
+            Err((_, error)) => return Err(error),
+        }
+    }
+    stream.set_write_timeout(None)?;
+    if at.as_pathname().is_none() {
+        stream.set_tcp_nodelay(true)?;
+        // The kernel picks our port at random. If that is the one we connect to, and nobody listens
+        // there, a TCP socket connects to itself.
+        if matches!((stream.local_addr(), stream.peer_addr()), (Ok(ours), Ok(its)) if ours == its) {
+            return Err(ErrorKind::ConnectionRefused.into());
+        }
+    }
+    Ok(stream)
+}
+
+fn listen_unix(socket: &Socket, at: &SockAddr, path: &Path) -> io::Result<SocketFile> {
+    // Two servers that start at once must not mistake each other's socket, which does not listen yet, for a
+    // stale one.
+    let _turn = take_turn(path)?;
     // bind(2) gives the file the mode of the socket.
-    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    let socket = File::from(OwnedFd::from(socket));
-    socket.set_permissions(Permissions::from_mode(0o600))?;
-    let socket = Socket::from(OwnedFd::from(socket));
-    match socket.bind(&address) {
+    fchmod(socket, Mode::S_IRUSR | Mode::S_IWUSR)?;
+    match socket.bind(at) {
         Err(error) if error.kind() == ErrorKind::AddrInUse => {
-            remove_stale(path)?;
-            socket.bind(&address)?;
+            remove_stale(at, path)?;
+            socket.bind(at)?;
         }
         bound => bound?,
     }
+    let file = SocketFile::new(path)?;
     socket.listen(BACKLOG)?;
-    Ok(socket.into())
+    Ok(file)
+}
+
+/// Lets one server at a time start at a path, until the returned guard is dropped.
+///
+/// It binds a name in the abstract namespace (unix(7)), which leaves no file behind: `AddrInUse` means
+/// that another server is starting there. Not covered: servers in different network namespaces.
+fn take_turn(path: &Path) -> io::Result<Socket> {
+    let dir = fs::metadata(path.parent().unwrap_or(path).join("."))?;
+    let file = path.file_name().unwrap_or_default().to_string_lossy();
+    let file: String = file.chars().take(20).collect(); // such a name is short
+    let name = SockAddr::unix(format!("\0listen {}:{} {file}", dir.dev(), dir.ino()))?;
+    let turn = Socket::new(Domain::UNIX, Type::DGRAM, None)?;
+    turn.bind(&name).map(|()| turn)
 }
 
 /// Removes a socket file that nobody listens on: what a killed server leaves behind.
-///
-/// Two servers that start at the very same moment may each take the other's for stale.
-fn remove_stale(path: &Path) -> io::Result<()> {
+fn remove_stale(at: &SockAddr, path: &Path) -> io::Result<()> {
     if !fs::symlink_metadata(path)?.file_type().is_socket() {
         let what = "exists and is not a socket";
         return Err(io::Error::new(ErrorKind::AlreadyExists, what));
     }
-    // Not waiting, should its queue be full: then there is a server.
-    match connect_unix(path, Some(Duration::from_millis(1))) {
+    // Without waiting: a full queue also proves that a server is there.
+    match connect_to(at, Some(Instant::now())) {
         Err(error) if error.kind() == ErrorKind::ConnectionRefused => fs::remove_file(path),
         Err(error) if error.kind() == ErrorKind::PermissionDenied => Err(error),
-        _ => {
-            let what = "another server listens there";
-            Err(io::Error::new(ErrorKind::AddrInUse, what))
-        }
+        _ => Err(io::Error::new(ErrorKind::AddrInUse, "another server listens there")),
     }
 }
 
@@ -451,12 +293,8 @@ struct SocketFile {
 
 impl SocketFile {
     fn new(path: &Path) -> io::Result<SocketFile> {
-        let there = fs::symlink_metadata(path)?;
-        Ok(SocketFile {
-            path: path.to_owned(),
-            id: (there.dev(), there.ino()),
-            owner: std::process::id(),
-        })
+        let id = file_id(path)?;
+        Ok(SocketFile { path: path.to_owned(), id, owner: std::process::id() })
     }
 }
 
@@ -464,25 +302,28 @@ impl Drop for SocketFile {
     fn drop(&mut self) {
         // Neither a forked child's copy of this value removes it, nor do we remove what somebody has
         // put in its place.
-        let same = |there: fs::Metadata| (there.dev(), there.ino()) == self.id;
-        if self.owner == std::process::id() && fs::symlink_metadata(&self.path).is_ok_and(same) {
+        let same = file_id(&self.path).is_ok_and(|id| id == self.id);
+        if self.owner == std::process::id() && same {
             let _ = fs::remove_file(&self.path);
         }
     }
 }
 
-/// Whether an error of accept(2) is about the connection, and not about accepting.
-fn gave_up(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        ErrorKind::ConnectionAborted
-            | ErrorKind::HostUnreachable
-            | ErrorKind::NetworkDown
-            | ErrorKind::NetworkUnreachable
-    )
+/// Which file is at a path: its device and inode.
+fn file_id(path: &Path) -> io::Result<(u64, u64)> {
+    fs::symlink_metadata(path).map(|there| (there.dev(), there.ino()))
 }
 
-/// On a socket that waits, `WouldBlock` means that it has waited as long as it was told to.
+/// An address as text.
+fn text(at: &SockAddr) -> String {
+    match (at.as_socket(), at.as_pathname()) {
+        (Some(at), _) => at.to_string(),
+        (None, Some(path)) => format!("unix:{}", path.display()),
+        (None, None) => "unix:".to_owned(),
+    }
+}
+
+/// On a blocking socket, `WouldBlock` means that the timeout expired.
 fn timed_out(error: io::Error, what: &str) -> io::Error {
     match error.kind() {
         ErrorKind::WouldBlock => io::Error::new(ErrorKind::TimedOut, what),
@@ -491,75 +332,55 @@ fn timed_out(error: io::Error, what: &str) -> io::Error {
 }
 
 /// Names the call that failed and its object.
-fn named(call: &str, address: &Address, error: io::Error) -> io::Error {
-    io::Error::new(error.kind(), format!("{call} {address}: {error}"))
+fn named(call: &str, object: &str, error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{call} {object}: {error}"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::{BufRead, BufReader};
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::io::BufReader;
+    use std::net::Shutdown;
+    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::net::UnixListener;
+
+    use tempfile::TempDir;
 
     const SOON: Option<Duration> = Some(Duration::from_millis(50));
 
-    /// A directory of this test's own.
-    struct Dir(PathBuf);
-
-    impl Dir {
-        fn new() -> Dir {
-            static COUNT: AtomicUsize = AtomicUsize::new(0);
-            let count = COUNT.fetch_add(1, Ordering::Relaxed);
-            let name = format!("socket-test-{}-{count}", std::process::id());
-            let dir = std::env::temp_dir().join(name);
-            fs::create_dir(&dir).unwrap();
-            Dir(dir)
-        }
-
-        fn unix(&self, name: &str) -> (PathBuf, Address) {
-            let path = self.0.join(name);
-            (path.clone(), Address::Unix(path))
-        }
-    }
-
-    impl Drop for Dir {
-        fn drop(&mut self) {
-            let _ = fs::remove_dir_all(&self.0);
-        }
-    }
-
-    fn tcp(address: &str) -> Address {
-        address.parse().unwrap()
+    fn unix(dir: &TempDir) -> (PathBuf, String) {
+        let path = dir.path().join("socket");
+        let address = format!("unix:{}", path.display());
+        (path, address)
     }
 
     #[test]
     fn addresses_are_read_and_shown() {
-        for (text, address) in [
-            ("127.0.0.1:9000", Address::Tcp("127.0.0.1".into(), 9000)),
-            ("[::1]:9000", Address::Tcp("::1".into(), 9000)),
-            ("localhost:0", Address::Tcp("localhost".into(), 0)),
-            ("unix:/tmp/a:b", Address::Unix("/tmp/a:b".into())),
-            ("unix:relative", Address::Unix("relative".into())),
-        ] {
-            assert_eq!(text.parse::<Address>().unwrap(), address);
-            assert_eq!(address.to_string(), text);
+        for address in ["127.0.0.1:9000", "[::1]:9000", "unix:/tmp/a:b", "unix:relative"] {
+            assert_eq!(text(&resolve(address).unwrap()[0]), address);
         }
-        for text in ["", ":", ":9000", "localhost", "localhost:", "::1:9000", "[::1:9000"]
+        assert!(!resolve("localhost:0").unwrap().is_empty());
+        let shape = "expected HOST:PORT, [IPV6]:PORT or unix:/PATH";
+        for address in ["", ":", ":9000", "localhost", "localhost:", "::1:9000", "[::1:9000"]
             .into_iter()
-            .chain(["[]:1", "[::1]", "[::1]9000", "a:65536", "a:-1", "a:b", "unix:"])
+            .chain(["[]:1", "[::1]", "[::1]9000", "unix:"])
         {
-            let error = text.parse::<Address>().unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::InvalidInput, "{text}");
-            assert!(error.to_string().contains(&format!("'{text}'")), "{error}");
+            let error = resolve(address).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidInput, "{address}");
+            assert_eq!(error.to_string(), format!("address '{address}': {shape}"));
+        }
+        for address in ["localhost:99999", "a:65536", "a:-1", "a:b"] {
+            let error = resolve(address).unwrap_err().to_string();
+            assert_eq!(error, format!("address '{address}': a port is a number up to 65535"));
         }
     }
 
     #[test]
     fn a_line_goes_there_and_back() {
-        let dir = Dir::new();
-        let (path, unix) = dir.unix("socket");
-        for address in [tcp("127.0.0.1:0"), tcp("[::1]:0"), tcp("localhost:0"), unix] {
-            let listener = listen(&address).unwrap();
+        let dir = TempDir::new().unwrap();
+        let (path, unix) = unix(&dir);
+        for address in ["127.0.0.1:0", "[::1]:0", "localhost:0", &unix] {
+            let listener = listen(address).unwrap();
             let mut client = connect(&listener.local_address().unwrap(), SOON).unwrap();
             let server = listener.accept().unwrap();
             client.write_all(b"Hello\n").unwrap();
@@ -579,7 +400,7 @@ mod tests {
 
     #[test]
     fn a_port_can_be_used_again_at_once() {
-        let listener = listen(&tcp("127.0.0.1:0")).unwrap();
+        let listener = listen("127.0.0.1:0").unwrap();
         let address = listener.local_address().unwrap();
         let client = connect(&address, SOON).unwrap();
         // The side that closes first keeps the port in TIME_WAIT.
@@ -590,8 +411,8 @@ mod tests {
 
     #[test]
     fn a_socket_file_is_private_and_a_stale_one_is_replaced() {
-        let dir = Dir::new();
-        let (path, address) = dir.unix("socket");
+        let dir = TempDir::new().unwrap();
+        let (path, address) = unix(&dir);
         drop(UnixListener::bind(&path).unwrap()); // leaves its file behind
         assert!(path.exists());
         let error = connect(&address, SOON).unwrap_err();
@@ -614,9 +435,38 @@ mod tests {
         assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
     }
 
+    /// Each would take the other's socket, which does not listen yet, for stale.
+    #[test]
+    fn of_two_servers_that_start_at_once_one_serves() {
+        let dir = TempDir::new().unwrap();
+        let (path, address) = unix(&dir);
+        for _ in 0..100 {
+            drop(UnixListener::bind(&path).unwrap()); // a stale file
+            let start = std::sync::Barrier::new(2);
+            let server = || {
+                start.wait();
+                listen(&address)
+            };
+            let (one, other) = std::thread::scope(|scope| {
+                let one = scope.spawn(server);
+                (server(), one.join().unwrap())
+            });
+            let (Ok(served), Err(refused)) =
+                (if one.is_ok() { (one, other) } else { (other, one) })
+            else {
+                panic!("two servers at {address}");
+            };
+            assert_eq!(refused.kind(), ErrorKind::AddrInUse);
+            // The one that left took nothing with it.
+            connect(&address, SOON).unwrap();
+            drop(served);
+            assert!(!path.exists());
+        }
+    }
+
     #[test]
     fn errors_name_the_call_and_the_address() {
-        let listener = listen(&tcp("127.0.0.1:0")).unwrap();
+        let listener = listen("127.0.0.1:0").unwrap();
         let address = listener.local_address().unwrap();
         let error = listen(&address).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::AddrInUse);
@@ -626,18 +476,16 @@ mod tests {
         assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
         assert!(error.to_string().starts_with(&format!("connect {address}: ")), "{error}");
 
-        let nowhere = Address::Unix("/nonexistent/socket".into());
-        let error = connect(&nowhere, None).unwrap_err();
+        let error = connect("unix:/nonexistent/socket", None).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::NotFound);
-        let long = Address::Unix("x".repeat(200).into());
-        let error = listen(&long).unwrap_err();
+        let error = listen(&format!("unix:{}", "x".repeat(200))).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidInput);
     }
 
     #[test]
     fn a_full_queue_is_a_timeout() {
-        let dir = Dir::new();
-        let (path, address) = dir.unix("socket");
+        let dir = TempDir::new().unwrap();
+        let (path, address) = unix(&dir);
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
         socket.bind(&SockAddr::unix(&path).unwrap()).unwrap();
         socket.listen(0).unwrap();
@@ -658,24 +506,31 @@ mod tests {
         }
         let error = read_line(&mut &b"torn"[..]).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::UnexpectedEof);
-        for bad in [&b"\xff\n"[..], &[b'x'; LONGEST_LINE][..]] {
+        for bad in [&b"\xff\n"[..], &[b'x'; MAX_LINE][..]] {
             assert_eq!(read_line(&mut &*bad).unwrap_err().kind(), ErrorKind::InvalidData);
         }
         let mut sent = Vec::new();
-        for bad in ["two\nlines", &"x".repeat(LONGEST_LINE)] {
+        for bad in ["two\nlines", &"x".repeat(MAX_LINE)] {
             let error = write_line(&mut sent, bad).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidInput);
         }
-        let longest = "x".repeat(LONGEST_LINE - 1);
+        let longest = "x".repeat(MAX_LINE - 1);
         write_line(&mut sent, &longest).unwrap();
         assert_eq!(read_line(&mut &*sent).unwrap().unwrap(), longest);
     }
 
     #[test]
-    fn a_read_timeout_ends_the_wait() {
-        let listener = listen(&tcp("127.0.0.1:0")).unwrap();
-        let mut client = connect(&listener.local_address().unwrap(), None).unwrap();
+    fn a_timeout_of_the_stream_is_timed_out() {
+        let listener = listen("127.0.0.1:0").unwrap();
+        let client = connect(&listener.local_address().unwrap(), None).unwrap();
         client.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
-        assert_eq!(client.read(&mut [0]).unwrap_err().kind(), ErrorKind::TimedOut);
+        let error = read_line(&mut BufReader::new(&client)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::TimedOut);
+        assert_eq!(error.to_string(), "the other side sent nothing in time");
+        client.set_write_timeout(Some(Duration::from_millis(1))).unwrap();
+        let line = "x".repeat(MAX_LINE - 1);
+        let error = (0..1000).find_map(|_| write_line(&mut &client, &line).err()).unwrap();
+        assert_eq!(error.kind(), ErrorKind::TimedOut);
+        assert_eq!(error.to_string(), "the other side received nothing in time");
     }
 }

@@ -1,0 +1,83 @@
+//! A server in a terminal of its own: it echoes lines, to any number of clients, on any host.
+//!
+//! The article: 可以跨主机的进程间通信, and 在同一主机的不同进程间进行通信 as well.
+//!
+//! ```text
+//!  terminal 1: cargo run -p socket server      terminal 2: cargo run -p socket client
+//!                                              or:         nc 127.0.0.1 9000
+//! ```
+
+use std::io::{self, BufReader, ErrorKind, Read};
+use std::net::Shutdown;
+use std::thread::{self, Builder};
+use std::time::Duration;
+
+use anyhow::Result;
+use common::{Process, block_signals, say, supervise};
+use socket::{Listener, Stream, read_line, write_line};
+
+/// How long a client may send nothing, and how long it may leave a reply unread.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(600);
+const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long to wait when accept(2) fails, for instance for want of a descriptor: the client stays in
+/// the queue, so calling again at once would fail again, and there is no event for a free descriptor.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Runs the server until it is stopped.
+pub fn run(address: &str) -> Result<()> {
+    // A child serves, so that the parent can remove a socket file however it ends.
+    block_signals()?;
+    let listener = socket::listen(address)?;
+    supervise([Process::spawn("server", || serve(&listener))?])
+}
+
+fn serve(listener: &Listener) -> Result<()> {
+    say!("listens on {}", listener.local_address()?)?;
+    for number in 1.. {
+        let stream = loop {
+            match listener.accept() {
+                Ok(stream) => break stream,
+                Err(error) => say!("{error}: trying again in {PAUSE:?}")?,
+            }
+            thread::sleep(PAUSE);
+        };
+        // Each client has a thread of its own, so none has to wait for another.
+        let thread = Builder::new().spawn(move || {
+            say!("client {number}: connected")?;
+            match echo(&stream) {
+                Ok(()) => say!("client {number}: closed"),
+                Err(error) => say!("client {number}: {error}"),
+            }
+        });
+        if let Err(error) = thread {
+            say!("client {number}: refused: cannot start a thread: {error}")?;
+        }
+    }
+    Ok(())
+}
+
+/// Sends each line back, until the client closes.
+fn echo(stream: &Stream) -> io::Result<()> {
+    stream.set_read_timeout(Some(IDLE_TIMEOUT))?;
+    stream.set_write_timeout(Some(WRITE_TIMEOUT))?;
+    let mut lines = BufReader::new(stream);
+    let mut replies = stream;
+    loop {
+        match read_line(&mut lines) {
+            Ok(Some(line)) => write_line(&mut replies, &line)?,
+            Ok(None) => return Ok(()),
+            Err(error) => {
+                if error.kind() == ErrorKind::InvalidData {
+                    write_line(&mut replies, &format!("error: {error}"))?;
+                    // Closing with bytes unread would reset the connection, and the client might
+                    // never see the line above. So read on a little, until it closes.
+                    stream.shutdown(Shutdown::Write)?;
+                    stream.set_read_timeout(Some(WRITE_TIMEOUT))?;
+                    io::copy(&mut lines.take(1 << 20), &mut io::sink())?;
+                }
+                return Err(error);
+            }
+        }
+    }
+}
