@@ -1,60 +1,124 @@
-//! Each `src/lib.rs` can be pasted: alone in a new crate, with the dependencies that the README
-//! gives, it builds, and so does the program that the README shows, which then runs.
+//! Every file that the README offers can be pasted, with the dependency lines that it gives there: as a
+//! crate, as a module of a program, and as a module of a library whose own `cargo test` then passes.
 
 mod support;
 
+use std::collections::BTreeSet;
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 
-use support::{TempDir, block, root};
+use support::{block, has_cargo, root, skip, temp_dir};
 
+/// What can be copied together: its name, the README's block of dependencies, and the files, the
+/// first of which is the crate's `lib.rs` or the module's file.
+const OFFERED: [(&str, &str, &[&str]); 8] = [
+    ("pipe", "pipe", &["pipe/src/lib.rs"]),
+    ("fifo", "fifo", &["fifo/src/lib.rs"]),
+    ("queue", "queue", &["queue/src/lib.rs", "queue/src/semaphore.rs", "queue/src/store.rs"]),
+    (
+        "shm",
+        "shm",
+        &["shm/src/lib.rs", "shm/src/mailbox.rs", "shm/src/memory.rs", "shm/src/semaphore.rs"],
+    ),
+    ("memory", "shm", &["shm/src/memory.rs"]),
+    ("sema", "shm", &["", "shm/src/memory.rs", "shm/src/semaphore.rs"]),
+    ("socket", "socket", &["socket/src/lib.rs"]),
+    ("process", "process", &["common/src/process.rs"]),
+];
+
+/// Alone, as a crate of its name: the README's program, or none, builds without a warning, and runs.
 #[test]
-fn pipe() {
-    paste("pipe");
+fn each_is_a_crate() {
+    for (name, dependencies, files) in OFFERED {
+        let dir = temp_dir();
+        let program = support::find_block("rust", &format!("// {name}: "));
+        let program = program.unwrap_or("fn main() {}");
+        fs::create_dir(dir.path().join("src")).unwrap();
+        fs::write(dir.path().join("src/main.rs"), program).unwrap();
+        copy(files, &dir.path().join("src/lib.rs"), &dir.path().join("src"));
+        let dependencies = block("toml", &format!("# {dependencies}\n"));
+        manifest(dir.path(), name, dependencies);
+        let warnings = cargo(dir.path(), &["run", "--quiet"]);
+        // Parts for the other files may be unused. Otherwise not even a warning.
+        let others: Vec<_> = warnings.lines().filter(|line| line.starts_with("warning")).collect();
+        let unused =
+            others.iter().all(|line| line.contains("never used") || line.contains("generated"));
+        assert!(unused, "{name}: {warnings}");
+    }
 }
 
+/// All together, as modules of a program and of a library.
 #[test]
-fn fifo() {
-    paste("fifo");
+fn all_are_modules() {
+    let dir = temp_dir();
+    let src = dir.path().join("src");
+    let (mut library, mut program) = (String::new(), String::new());
+    for (name, _, files) in OFFERED {
+        fs::create_dir_all(src.join(name)).unwrap();
+        copy(files, &src.join(name).with_extension("rs"), &src.join(name));
+        library += &format!("pub mod {name};\n");
+        program += &format!("mod {name};\n");
+    }
+    fs::write(src.join("lib.rs"), library).unwrap();
+    fs::write(src.join("main.rs"), program + "fn main() {}\n").unwrap();
+    manifest(dir.path(), "everything", &merged());
+    let printed = cargo(dir.path(), &["test", "--quiet"]);
+    assert!(!printed.contains("error"), "{printed}");
+    if !has_cargo("clippy") {
+        return skip("no cargo clippy here");
+    }
+    // Nothing is used here, nor what lib.rs hands on.
+    let unused = ["-A", "dead_code", "-A", "unused_imports"];
+    cargo(dir.path(), &[&["clippy", "--quiet", "--", "-D", "warnings"][..], &unused].concat());
 }
 
-#[test]
-fn queue() {
-    paste("queue");
+/// Copies the first file to `first`, or makes one there that has the others as modules.
+fn copy(files: &[&str], first: &Path, others: &Path) {
+    match files[0] {
+        "" => fs::write(first, "pub mod memory;\npub mod semaphore;\n").map(|()| 0).unwrap(),
+        file => fs::copy(root().join(file), first).unwrap(),
+    };
+    for file in files[1..].iter().map(Path::new) {
+        fs::copy(root().join(file), others.join(file.file_name().unwrap())).unwrap();
+    }
 }
 
-#[test]
-fn shm() {
-    paste("shm");
-}
-
-#[test]
-fn socket() {
-    paste("socket");
-}
-
-#[track_caller]
-fn paste(package: &str) {
-    let root = root();
-    let dir = TempDir::new();
+fn manifest(dir: &Path, name: &str, dependencies: &str) {
     // The same versions as here, so that nothing needs to be downloaded.
-    fs::copy(root.join("Cargo.lock"), dir.join("Cargo.lock")).unwrap();
-    fs::create_dir(dir.join("src")).unwrap();
-    fs::copy(root.join(package).join("src/lib.rs"), dir.join("src/lib.rs")).unwrap();
-    fs::write(dir.join("src/main.rs"), block("rust", &format!("// {package}: "))).unwrap();
+    fs::copy(root().join("Cargo.lock"), dir.join("Cargo.lock")).unwrap();
     let manifest = format!(
-        "[package]\nname = \"{package}\"\nversion = \"0.1.0\"\nedition = \"2024\"\n\n\
-         [dependencies]\n{}",
-        block("toml", &format!("# {package}\n"))
+        "[package]\nname = \"{name}\"\nversion = \"0.1.0\"\nedition = \"2024\"\n\n\
+         [dependencies]\n{dependencies}"
     );
     fs::write(dir.join("Cargo.toml"), manifest).unwrap();
-    let output = Command::new(env!("CARGO"))
-        .args(["run", "--quiet", "--offline", "--target-dir", env!("CARGO_TARGET_TMPDIR")])
-        .current_dir(&dir.0)
-        .env("TMPDIR", &dir.0)
-        .output()
-        .unwrap();
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    // Not even a warning.
-    assert!(output.status.success() && stderr.is_empty(), "{stderr}");
+}
+
+/// The dependency lines of all blocks, with all features of nix.
+fn merged() -> String {
+    let (mut lines, mut features) = (BTreeSet::new(), BTreeSet::new());
+    for (_, dependencies, _) in OFFERED {
+        for line in block("toml", &format!("# {dependencies}\n")).lines() {
+            if line.starts_with("nix") {
+                features.extend(line.split('"').skip(3).step_by(2));
+            } else if line.contains(" = ") {
+                lines.insert(line);
+            }
+        }
+    }
+    let lines: Vec<_> = lines.into_iter().collect();
+    let features: Vec<_> = features.into_iter().collect();
+    format!("{}\nnix = {{ version = \"0.31\", features = {features:?} }}\n", lines.join("\n"))
+}
+
+/// Runs cargo, offline, and returns what it printed.
+#[track_caller]
+fn cargo(dir: &Path, args: &[&str]) -> String {
+    let mut command = Command::new(env!("CARGO"));
+    command.arg(args[0]).args(["--offline", "--target-dir", env!("CARGO_TARGET_TMPDIR")]);
+    let output = command.args(&args[1..]).current_dir(dir).env("TMPDIR", dir).output().unwrap();
+    let printed = [output.stdout, output.stderr].concat();
+    let printed = String::from_utf8(printed).unwrap();
+    assert!(output.status.success(), "cargo {args:?}:\n{printed}");
+    printed
 }

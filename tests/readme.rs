@@ -84,7 +84,7 @@ fn every_command_names_what_there_is() {
             words.get(at + 2).filter(|next| next.starts_with(|c: char| c.is_ascii_lowercase()));
         if let Some(next) = next {
             let main = fs::read_to_string(root().join(words[at + 1]).join("src/main.rs")).unwrap();
-            assert!(main.contains(&format!("[\"{next}\"")), "{line}");
+            assert!(main.contains(&format!("\"{next}\"")), "{line}");
         }
     }
 }

@@ -15,9 +15,8 @@ use std::process::Command;
 use std::thread;
 
 use anyhow::{Result, ensure};
-use fifo::PrivateDir;
 use shm::Mailbox;
-use support::{TempDir, has, skip};
+use support::{has, skip, temp_dir};
 
 /// How many messages are sent and received.
 const MESSAGES: usize = 100;
@@ -28,15 +27,15 @@ const TRACED: &str = "IPC_TRACED";
 const MESSAGE: &str = "Data@subprocess";
 
 /// Sends and receives one message.
-type Talk = Box<dyn FnMut() -> Result<()>>;
+type Exchange = Box<dyn FnMut() -> Result<()>>;
 
 /// Makes both ends.
-type Start = fn() -> Result<Talk>;
+type Start = fn() -> Result<Exchange>;
 
 /// System calls, and how many of each.
 type Calls = &'static [(&'static str, usize)];
 
-/// What is counted, how it talks, and what sending and receiving one message takes.
+/// What is counted, how to start, and what sending and receiving one message takes.
 const COUNTED: [(&str, Start, Calls); 6] = [
     ("pipe", pipe, &[("read", 1), ("write", 1)]),
     ("fifo", fifo, &[("read", 1), ("write", 1)]),
@@ -49,29 +48,61 @@ const COUNTED: [(&str, Start, Calls); 6] = [
 
 fn main() -> Result<()> {
     if let Ok(which) = std::env::var(TRACED) {
-        let (_, talk, _) = COUNTED.iter().find(|(name, ..)| *name == which).unwrap();
-        return talk_between_marks(talk()?);
+        if which == "timeouts" {
+            return time_out();
+        }
+        let (_, start, _) = COUNTED.iter().find(|(name, ..)| *name == which).unwrap();
+        return exchange_between_marks(start()?);
     }
     if !has("strace") {
         skip("no strace here to count system calls");
         return Ok(());
     }
-    let dir = TempDir::new();
+    let dir = temp_dir();
     for (name, _, expected) in COUNTED {
-        let counted = count(name, &dir.join("trace"))?;
+        let counted = count(name, &dir.path().join("trace"))?;
         let expected = expected.iter().map(|(call, each)| (call.to_string(), each * MESSAGES));
         assert_eq!(counted, expected.collect(), "system calls of {MESSAGES} messages over {name}");
         println!("test {name} ... ok");
     }
+    check_the_clock_of_waits(&dir.path().join("trace"))
+}
+
+/// A wait must not go by the wall clock, which may be set back: what sleeps with a timeout must not say so.
+fn check_the_clock_of_waits(trace: &Path) -> Result<()> {
+    trace_ourselves("timeouts", trace)?;
+    let trace = fs::read_to_string(trace)?;
+    let waits: Vec<_> = trace.lines().filter(|line| line.contains("FUTEX_WAIT")).collect();
+    ensure!(!waits.is_empty() && trace.contains("ETIMEDOUT"), "no wait in the trace:\n{trace}");
+    let by_the_wall = waits.iter().find(|wait| wait.contains("FUTEX_CLOCK_REALTIME"));
+    ensure!(by_the_wall.is_none(), "{by_the_wall:?}");
+    println!("test the clock of waits ... ok");
+    Ok(())
+}
+
+/// Waits in vain for what is waited for in shared memory.
+fn time_out() -> Result<()> {
+    let name = |what| format!("/syscalls-{}-{what}", std::process::id());
+    let soon = Some(std::time::Duration::from_millis(1));
+    let semaphore = shm::Semaphore::create(&name("semaphore"), 0)?;
+    ensure!(semaphore.wait(soon).is_err());
+    let mailbox = Mailbox::create(&name("mailbox"), 16)?;
+    ensure!(mailbox.read(soon).is_err());
+    Ok(())
+}
+
+/// Runs this program in strace.
+fn trace_ourselves(what: &str, trace: &Path) -> Result<()> {
+    let mut strace = Command::new("strace");
+    let exe = std::env::current_exe()?;
+    let status = strace.arg("-o").arg(trace).arg(exe).env(TRACED, what).status()?;
+    ensure!(status.success(), "strace {what}: {status}");
     Ok(())
 }
 
 /// The system calls between the two marks.
 fn count(name: &str, trace: &Path) -> Result<BTreeMap<String, usize>> {
-    let exe = std::env::current_exe()?;
-    let mut strace = Command::new("strace");
-    let status = strace.arg("-o").arg(trace).arg(exe).env(TRACED, name).status()?;
-    ensure!(status.success(), "strace {name}: {status}");
+    trace_ourselves(name, trace)?;
     let trace = fs::read_to_string(trace)?;
     let calls = trace.lines().filter_map(|line| match line.split_once('(')?.0 {
         // What std's sockets do, and which of them, differs from version to version.
@@ -92,15 +123,15 @@ fn count(name: &str, trace: &Path) -> Result<BTreeMap<String, usize>> {
     anyhow::bail!("the marks of {name} are not in the trace:\n{trace}")
 }
 
-fn talk_between_marks(mut talk: Talk) -> Result<()> {
-    talk()?; // the first one takes the roles of a mailbox
+fn exchange_between_marks(mut exchange: Exchange) -> Result<()> {
+    exchange()?; // the first one takes the roles of a mailbox
     black_box(parent_id());
-    (0..MESSAGES).try_for_each(|_| talk())?;
+    (0..MESSAGES).try_for_each(|_| exchange())?;
     black_box(parent_id());
     Ok(())
 }
 
-fn pipe() -> Result<Talk> {
+fn pipe() -> Result<Exchange> {
     let (mut receiver, mut sender) = pipe::simplex()?;
     Ok(Box::new(move || {
         sender.send(MESSAGE.as_bytes())?;
@@ -109,9 +140,9 @@ fn pipe() -> Result<Talk> {
     }))
 }
 
-fn fifo() -> Result<Talk> {
-    let dir = PrivateDir::new()?;
-    let path = dir.join("pipe.in");
+fn fifo() -> Result<Exchange> {
+    let dir = temp_dir();
+    let path = dir.path().join("pipe.in");
     fifo::create(&path)?;
     let (reader, mut writer) = thread::scope(|scope| {
         let reader = scope.spawn(|| fifo::open_reader(&path, None));
@@ -126,7 +157,7 @@ fn fifo() -> Result<Talk> {
     }))
 }
 
-fn queue() -> Result<Talk> {
+fn queue() -> Result<Exchange> {
     let queue = queue::Queue::new(1)?;
     Ok(Box::new(move || {
         queue.put(MESSAGE.to_owned())?;
@@ -135,7 +166,7 @@ fn queue() -> Result<Talk> {
     }))
 }
 
-fn shm() -> Result<Talk> {
+fn shm() -> Result<Exchange> {
     let name = format!("/syscalls-{}", std::process::id());
     let writer = Mailbox::create(&name, 1024)?;
     let reader = Mailbox::open(&name, None)?;
@@ -146,17 +177,17 @@ fn shm() -> Result<Talk> {
     }))
 }
 
-fn tcp() -> Result<Talk> {
+fn tcp() -> Result<Exchange> {
     socket("127.0.0.1:0")
 }
 
-fn unix() -> Result<Talk> {
-    let dir = PrivateDir::new()?;
-    socket(&format!("unix:{}", dir.join("socket").display()))
+fn unix() -> Result<Exchange> {
+    let dir = temp_dir();
+    socket(&format!("unix:{}", dir.path().join("socket").display()))
 }
 
-fn socket(address: &str) -> Result<Talk> {
-    let listener = socket::listen(&address.parse()?)?;
+fn socket(address: &str) -> Result<Exchange> {
+    let listener = socket::listen(address)?;
     let mut client = socket::connect(&listener.local_address()?, None)?;
     let mut server = BufReader::new(listener.accept()?);
     Ok(Box::new(move || {

@@ -9,26 +9,31 @@
 mod support;
 
 use std::cell::Cell;
-use std::fs;
+use std::fs::{self, File};
 use std::io::{self, BufReader, ErrorKind};
-use std::path::Path;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use anyhow::Result;
 use common::Process;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, kill, sigaction};
 use nix::unistd::{Pid, getpid};
+use pipe::Connection;
 use queue::{GetError, Queue};
 use shm::Mailbox;
-use socket::Address;
-use support::run_checks;
+use socket::Stream;
+use support::{run_checks, temp_dir};
+use tempfile::TempDir;
 
 fn main() {
-    run_checks(&checks![
+    run_checks(checks![
         pipe_survives_kills,
         fifo_survives_kills,
         queue_survives_kills,
         shm_survives_kills,
-        socket_survives_kills,
+        tcp_survives_kills,
+        unix_survives_kills,
         signals_change_nothing,
         long_runs_stay_flat,
         a_length_alone_takes_no_memory,
@@ -65,51 +70,204 @@ fn message(i: u64, longest: u64) -> String {
     format!("{i} {}", letter.repeat(length as usize))
 }
 
-/// What came out of a mechanism whose other side was killed.
-enum Came {
-    Message(String),
-    /// The stream ended between two messages, or within one; or there was nothing more.
-    End,
-    Torn,
+/// One side of an exchange.
+trait End {
+    fn send(&mut self, message: &str) -> io::Result<()>;
+    /// `None` means EOF.
+    fn recv(&mut self) -> io::Result<Option<String>>;
 }
 
-/// Checks that messages come whole, in order and once each, until the end; returns how
-/// many came, and whether the last one was torn. From the `first` one on, kills the other side.
-fn check_until_end(
-    longest: u64,
-    first: u64,
-    other: Pid,
-    mut next: impl FnMut() -> Came,
-) -> (u64, bool) {
-    for i in 0.. {
-        if i == first {
-            kill(other, Signal::SIGKILL).unwrap();
-        }
-        match next() {
-            Came::Message(text) => assert!(text == message(i, longest), "wrong at {i}: {text}"),
-            Came::End => return (i, false),
-            Came::Torn => return (i, true),
-        }
-    }
-    unreachable!("it ends when the other side does")
+/// A way to connect this process with a child.
+trait Mechanism {
+    type End: End;
+    /// Messages are shorter than this.
+    const LONGEST: u64;
+    /// How many messages a side must receive before the other can tell that it is gone.
+    const NOTICED: u64 = 0;
+    /// One kill of how many is tried, where noticing takes time.
+    const SHARE: u64 = 1;
+
+    /// Starts a child that runs `body` with its end, and returns ours.
+    fn start(&self, body: impl FnOnce(Self::End) -> Result<()>) -> (Process, Self::End);
 }
 
-/// Sends messages until the other side, which dies after `first`, is gone.
-fn send_until_gone(
-    longest: u64,
-    first: u64,
-    other: Pid,
-    mut send: impl FnMut(&str) -> io::Result<()>,
-) -> io::Error {
-    for i in 0.. {
-        if i == first {
-            kill(other, Signal::SIGKILL).unwrap();
-        }
-        if let Err(error) = send(&message(i, longest)) {
-            return error;
+/// What the child is called.
+const CHILD: &str = "victim";
+
+const LATE: Option<Duration> = Some(Duration::from_secs(60));
+
+fn spawn(body: impl FnOnce() -> Result<()>) -> Process {
+    Process::spawn(CHILD, body).unwrap()
+}
+
+struct Pipe;
+
+impl Mechanism for Pipe {
+    type End = Connection;
+    // Longer than the 256 KiB of the pipe, so that a message can be cut.
+    const LONGEST: u64 = 400_000;
+
+    fn start(&self, body: impl FnOnce(Connection) -> Result<()>) -> (Process, Connection) {
+        Process::spawn_with(CHILD, pipe::duplex().unwrap(), body).unwrap()
+    }
+}
+
+impl End for Connection {
+    fn send(&mut self, message: &str) -> io::Result<()> {
+        Connection::send(self, message.as_bytes())
+    }
+
+    fn recv(&mut self) -> io::Result<Option<String>> {
+        assert!(self.poll(LATE)?);
+        Ok(Connection::recv(self)?.map(|message| String::from_utf8(message).unwrap()))
+    }
+}
+
+struct Fifos(TempDir);
+
+struct FifoEnd {
+    reader: BufReader<File>,
+    writer: File,
+}
+
+impl Fifos {
+    fn new() -> Fifos {
+        let dir = temp_dir();
+        fifo::create(&dir.path().join("pipe.in")).unwrap();
+        fifo::create(&dir.path().join("pipe.out")).unwrap();
+        Fifos(dir)
+    }
+}
+
+impl Mechanism for Fifos {
+    type End = FifoEnd;
+    const LONGEST: u64 = 4000; // within PIPE_BUF, so that no line is ever torn
+
+    fn start(&self, body: impl FnOnce(FifoEnd) -> Result<()>) -> (Process, FifoEnd) {
+        let (requests, replies) = (self.0.path().join("pipe.in"), self.0.path().join("pipe.out"));
+        let child = spawn(|| {
+            let reader = BufReader::new(fifo::open_reader(&requests, None)?);
+            body(FifoEnd { reader, writer: fifo::open_writer(&replies, LATE)? })
+        });
+        let writer = fifo::open_writer(&requests, None).unwrap();
+        let reader = BufReader::new(fifo::open_reader(&replies, LATE).unwrap());
+        (child, FifoEnd { reader, writer })
+    }
+}
+
+impl End for FifoEnd {
+    fn send(&mut self, message: &str) -> io::Result<()> {
+        fifo::write_line(&mut self.writer, message)
+    }
+
+    fn recv(&mut self) -> io::Result<Option<String>> {
+        fifo::read_line(&mut self.reader)
+    }
+}
+
+struct Queues;
+
+struct QueueEnd {
+    to: Rc<Queue<String>>,
+    from: Rc<Queue<String>>,
+}
+
+impl Mechanism for Queues {
+    type End = QueueEnd;
+    const LONGEST: u64 = 80_000; // a part of the values goes by the file in memory
+
+    fn start(&self, body: impl FnOnce(QueueEnd) -> Result<()>) -> (Process, QueueEnd) {
+        let [one, two] = [(); 2].map(|()| Rc::new(Queue::new(1).unwrap()));
+        let child = spawn(|| body(QueueEnd { to: two.clone(), from: one.clone() }));
+        (child, QueueEnd { to: one, from: two })
+    }
+}
+
+impl End for QueueEnd {
+    fn send(&mut self, message: &str) -> io::Result<()> {
+        self.to.put(message.to_owned())
+    }
+
+    fn recv(&mut self) -> io::Result<Option<String>> {
+        self.from.get().map(Some)
+    }
+}
+
+struct Mailboxes;
+
+struct MailboxEnd {
+    to: Mailbox,
+    from: Mailbox,
+    sent: u64,
+}
+
+impl Mechanism for Mailboxes {
+    type End = MailboxEnd;
+    const LONGEST: u64 = 4000;
+    // A child counts from the first use of what it has inherited.
+    const NOTICED: u64 = 3;
+    const SHARE: u64 = 10; // 250 ms each
+
+    fn start(&self, body: impl FnOnce(MailboxEnd) -> Result<()>) -> (Process, MailboxEnd) {
+        static STARTED: AtomicU64 = AtomicU64::new(0);
+        let number = STARTED.fetch_add(1, Ordering::Relaxed);
+        let create = |which| {
+            let name = format!("/cnblogs-traffic-{}-{number}-{which}", getpid());
+            Mailbox::create(&name, 4096).unwrap()
+        };
+        // Inherited as they are.
+        let mut ends = Some((create("there"), create("back")));
+        let child = spawn(|| {
+            let (from, to) = ends.take().unwrap();
+            body(MailboxEnd { to, from, sent: 0 })
+        });
+        let (to, from) = ends.take().unwrap();
+        (child, MailboxEnd { to, from, sent: 0 })
+    }
+}
+
+impl End for MailboxEnd {
+    fn send(&mut self, message: &str) -> io::Result<()> {
+        self.to.write(message.as_bytes(), None)?;
+        self.sent += 1;
+        // Now it is the flush that waits, now the next write.
+        if self.sent % 2 == 0 { self.to.flush(None) } else { Ok(()) }
+    }
+
+    fn recv(&mut self) -> io::Result<Option<String>> {
+        match self.from.read(None) {
+            Ok(message) => Ok(Some(String::from_utf8(message).unwrap())),
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(None),
+            Err(error) => Err(error),
         }
     }
-    unreachable!("it ends when the other side does")
+}
+
+/// A server's address; the child is the client.
+struct Sockets(String);
+
+struct SocketEnd(BufReader<Stream>);
+
+impl Mechanism for Sockets {
+    type End = SocketEnd;
+    const LONGEST: u64 = 60_000;
+
+    fn start(&self, body: impl FnOnce(SocketEnd) -> Result<()>) -> (Process, SocketEnd) {
+        let listener = socket::listen(&self.0).unwrap();
+        let address = listener.local_address().unwrap();
+        let child = spawn(|| body(SocketEnd(BufReader::new(socket::connect(&address, LATE)?))));
+        (child, SocketEnd(BufReader::new(listener.accept().unwrap())))
+    }
+}
+
+impl End for SocketEnd {
+    fn send(&mut self, message: &str) -> io::Result<()> {
+        socket::write_line(self.0.get_mut(), message)
+    }
+
+    fn recv(&mut self) -> io::Result<Option<String>> {
+        socket::read_line(&mut self.0)
+    }
 }
 
 fn pid(process: &Process) -> Pid {
@@ -121,78 +279,69 @@ fn killed(process: Process) {
     assert_eq!(error, "victim was killed by SIGKILL");
 }
 
-fn pipe_survives_kills() {
-    let (random, mut torn, kills) = (Random::new(), 0, setting("IPC_KILLS", 100));
-    // Longer than the 256 KiB of the pipe, so that a message can be cut.
-    let longest = 400_000;
+/// Receives from a child that sends without end and is killed: messages come whole, in order and once each,
+/// until EOF. Then sends to a child that receives without end and is killed: that is a broken pipe.
+fn check_kills<M: Mechanism>(mechanism: &M) {
+    let gone = [ErrorKind::BrokenPipe, ErrorKind::ConnectionReset];
+    let (random, mut torn, kills) = (Random::new(), 0, setting("IPC_KILLS", 100) / M::SHARE);
     for _ in 0..kills {
-        let ends = pipe::simplex().unwrap();
-        let (victim, mut receiver) = Process::spawn_with("victim", ends, |mut sender| {
-            for i in 0.. {
-                sender.send(message(i, longest).as_bytes())?;
+        let (victim, mut end) = mechanism
+            .start(|mut end| (0..).try_for_each(|i| Ok(end.send(&message(i, M::LONGEST))?)));
+        let last = M::NOTICED + random.below(50);
+        for i in 0.. {
+            if i == last {
+                kill(pid(&victim), Signal::SIGKILL).unwrap();
             }
-            Ok(())
-        })
-        .unwrap();
-        let (_, was_torn) =
-            check_until_end(longest, random.below(50), pid(&victim), || match receiver.recv() {
-                Ok(Some(bytes)) => Came::Message(String::from_utf8(bytes).unwrap()),
-                Ok(None) => Came::End,
-                Err(error) if error.kind() == ErrorKind::UnexpectedEof => Came::Torn,
+            match end.recv() {
+                Ok(Some(text)) => assert!(text == message(i, M::LONGEST), "wrong at {i}: {text}"),
+                Ok(None) => break,
+                Err(error) if error.kind() == ErrorKind::UnexpectedEof => torn += 1,
+                Err(error) if error.kind() == ErrorKind::ConnectionReset => torn += 1,
                 Err(error) => panic!("{error}"),
-            });
-        torn += u64::from(was_torn);
+            }
+        }
         killed(victim);
 
-        let (receiver, sender) = pipe::simplex().unwrap();
-        let (victim, mut sender) = Process::spawn_with("victim", (sender, receiver), |mut end| {
+        let (victim, mut end) = mechanism.start(|mut end| {
             while end.recv()?.is_some() {}
             Ok(())
-        })
-        .unwrap();
-        let send = |text: &str| sender.send(text.as_bytes());
-        let error = send_until_gone(longest, random.below(50), pid(&victim), send);
-        assert_eq!(error.kind(), ErrorKind::BrokenPipe);
+        });
+        let last = M::NOTICED + random.below(50);
+        let error = (0..).find_map(|i| {
+            if i == last {
+                kill(pid(&victim), Signal::SIGKILL).unwrap();
+            }
+            end.send(&message(i, M::LONGEST)).err()
+        });
+        assert!(error.is_some_and(|error| gone.contains(&error.kind())));
         killed(victim);
     }
-    println!("     pipe: {} kills, {torn} messages torn and told so", 2 * kills);
+    println!("     {} kills, {torn} messages torn and reported", 2 * kills);
+}
+
+fn pipe_survives_kills() {
+    check_kills(&Pipe);
 }
 
 fn fifo_survives_kills() {
-    let (random, kills) = (Random::new(), setting("IPC_KILLS", 100));
-    let dir = fifo::PrivateDir::new().unwrap();
-    let path = dir.join("pipe.in");
-    fifo::create(&path).unwrap();
-    let longest = 4000; // within PIPE_BUF, so that no line is ever torn
-    for _ in 0..kills {
-        let victim = Process::spawn("victim", || {
-            let mut writer = fifo::open_writer(&path, None)?;
-            for i in 0.. {
-                fifo::write_line(&mut writer, &message(i, longest))?;
-            }
-            Ok(())
-        })
-        .unwrap();
-        let mut reader = BufReader::new(fifo::open_reader(&path, None).unwrap());
-        check_until_end(longest, random.below(100), pid(&victim), || {
-            fifo::read_line(&mut reader).unwrap().map_or(Came::End, Came::Message)
-        });
-        drop(reader); // or below we would be our own reader, and never see a broken pipe
-        killed(victim);
+    check_kills(&Fifos::new());
+}
 
-        let victim = Process::spawn("victim", || {
-            let mut reader = BufReader::new(fifo::open_reader(&path, None)?);
-            while fifo::read_line(&mut reader)?.is_some() {}
-            Ok(())
-        })
-        .unwrap();
-        let mut writer = fifo::open_writer(&path, None).unwrap();
-        let send = |text: &str| fifo::write_line(&mut writer, text);
-        let error = send_until_gone(longest, random.below(100), pid(&victim), send);
-        assert_eq!(error.kind(), ErrorKind::BrokenPipe);
-        killed(victim);
-    }
-    println!("     fifo: {} kills", 2 * kills);
+fn shm_survives_kills() {
+    check_kills(&Mailboxes);
+}
+
+fn tcp_survives_kills() {
+    check_kills(&Sockets("127.0.0.1:0".into()));
+}
+
+fn unix_survives_kills() {
+    let dir = temp_dir();
+    check_kills(&Sockets(unix_address(&dir)));
+}
+
+fn unix_address(dir: &TempDir) -> String {
+    format!("unix:{}", dir.path().join("socket").display())
 }
 
 fn queue_survives_kills() {
@@ -201,11 +350,11 @@ fn queue_survives_kills() {
     // A part of the values goes by the file in memory.
     let longest = 80_000;
     let timeout = Duration::from_millis(5);
-    // How many places are left when all is over.
-    let places = |queue: &Queue<String>| {
+    // How many slots are left when all is over.
+    let slots = |queue: &Queue<String>| {
         while queue.try_get().is_ok() {}
         let free = (0..=CAPACITY).take_while(|_| queue.try_put("x".into()).is_ok()).count();
-        assert!(free <= CAPACITY, "a place too many");
+        assert!(free <= CAPACITY, "a slot too many");
         free
     };
     for _ in 0..kills {
@@ -217,21 +366,20 @@ fn queue_survives_kills() {
             Ok(())
         })
         .unwrap();
-        let mut is_killed = false;
         let first = random.below(50);
-        let mut count = 0;
-        check_until_end(longest, first, pid(&victim), || {
-            count += 1;
-            is_killed |= count > first;
+        for i in 0.. {
+            if i == first {
+                kill(pid(&victim), Signal::SIGKILL).unwrap();
+            }
             // Alive it may be slow; killed, what it has put is there.
-            match queue.get_timeout(if is_killed { timeout } else { Duration::from_secs(60) }) {
-                Ok(text) => Came::Message(text),
-                Err(GetError::Empty) => Came::End,
+            match queue.get_timeout(if i < first { Duration::from_secs(60) } else { timeout }) {
+                Ok(text) => assert!(text == message(i, longest), "wrong at {i}"),
+                Err(GetError::Empty) => break,
                 Err(GetError::Io(error)) => panic!("{error}"),
             }
-        });
+        }
         killed(victim);
-        lost += CAPACITY - places(&queue);
+        lost += CAPACITY - slots(&queue);
 
         let queue = Queue::<String>::new(CAPACITY).unwrap();
         let victim = Process::spawn("victim", || {
@@ -261,202 +409,41 @@ fn queue_survives_kills() {
             }
         }
         assert!(start.elapsed() < Duration::from_secs(2), "a timeout that is none");
-        lost += CAPACITY - places(&queue);
+        lost += CAPACITY - slots(&queue);
     }
-    println!("     queue: {} kills, {lost} places lost", 2 * kills);
+    println!("     queue: {} kills, {lost} slots lost", 2 * kills);
 }
 
-fn shm_survives_kills() {
-    // The kill is noticed after 250 ms at most, so there are fewer of them.
-    let (random, kills) = (Random::new(), setting("IPC_KILLS", 100) / 10);
-    let longest = 4000;
-    let name = |i| format!("/cnblogs-traffic-{}-{i}", getpid());
-    for i in 0..kills {
-        let mailbox = Mailbox::create(&name(2 * i), 4096).unwrap();
-        let victim = Process::spawn("victim", || {
-            for i in 0.. {
-                mailbox.write(message(i, longest).as_bytes(), None)?;
-            }
-            Ok(())
-        })
-        .unwrap();
-        check_until_end(longest, 1 + random.below(1000), pid(&victim), || {
-            match mailbox.read(None) {
-                Ok(bytes) => Came::Message(String::from_utf8(bytes).unwrap()),
-                Err(error) if error.kind() == ErrorKind::BrokenPipe => Came::End,
-                Err(error) => panic!("{error}"),
-            }
-        });
-        killed(victim);
-
-        let mailbox = Mailbox::create(&name(2 * i + 1), 4096).unwrap();
-        let victim = Process::spawn("victim", || {
-            loop {
-                mailbox.read(None)?;
-            }
-        })
-        .unwrap();
-        let send = |text: &str| mailbox.write(text.as_bytes(), None);
-        // A reader that never came could still come, so let it read a few.
-        let error = send_until_gone(longest, 3 + random.below(1000), pid(&victim), send);
-        assert_eq!(error.kind(), ErrorKind::BrokenPipe);
-        killed(victim);
-    }
-    println!("     shm: {} kills", 2 * kills);
+/// `count` messages to a child and back, over each mechanism.
+fn exchange_over_each(count: u64) {
+    let dir = temp_dir();
+    exchange(&Pipe, count);
+    exchange(&Fifos::new(), count);
+    exchange(&Queues, count);
+    exchange(&Mailboxes, count);
+    exchange(&Sockets("127.0.0.1:0".into()), count);
+    exchange(&Sockets(unix_address(&dir)), count);
 }
 
-fn socket_survives_kills() {
-    let (random, mut torn, kills) = (Random::new(), 0, setting("IPC_KILLS", 100));
-    let dir = fifo::PrivateDir::new().unwrap();
-    let longest = 60_000;
-    for kind in [Address::Tcp("127.0.0.1".into(), 0), Address::Unix(dir.join("socket"))] {
-        for _ in 0..kills / 2 {
-            let listener = socket::listen(&kind).unwrap();
-            let address = listener.local_address().unwrap();
-            let victim = Process::spawn("victim", || {
-                let mut stream = socket::connect(&address, None)?;
-                for i in 0.. {
-                    socket::write_line(&mut stream, &message(i, longest))?;
-                }
-                Ok(())
-            })
-            .unwrap();
-            let mut stream = BufReader::new(listener.accept().unwrap());
-            let (_, was_torn) =
-                check_until_end(
-                    longest,
-                    random.below(50),
-                    pid(&victim),
-                    || match socket::read_line(&mut stream) {
-                        Ok(Some(line)) => Came::Message(line),
-                        Ok(None) => Came::End,
-                        Err(error) if error.kind() == ErrorKind::UnexpectedEof => Came::Torn,
-                        Err(error) if error.kind() == ErrorKind::ConnectionReset => Came::Torn,
-                        Err(error) => panic!("{error}"),
-                    },
-                );
-            torn += u64::from(was_torn);
-            killed(victim);
-
-            let victim = Process::spawn("victim", || {
-                let mut stream = BufReader::new(socket::connect(&address, None)?);
-                while socket::read_line(&mut stream)?.is_some() {}
-                Ok(())
-            })
-            .unwrap();
-            let mut stream = listener.accept().unwrap();
-            let send = |text: &str| socket::write_line(&mut stream, text);
-            let error = send_until_gone(longest, random.below(50), pid(&victim), send);
-            let gone = [ErrorKind::BrokenPipe, ErrorKind::ConnectionReset];
-            assert!(gone.contains(&error.kind()), "{error}");
-            killed(victim);
-        }
-    }
-    println!("     socket: {} kills, {torn} lines torn and told so", 2 * kills);
-}
-
-/// A talk over each mechanism, between this process and a child: `count` messages there and back.
-fn talk_over_each(count: u64) {
+fn exchange<M: Mechanism>(mechanism: &M, count: u64) {
     let longest = 3000;
-    let check = |i: u64, text: &str| assert!(text == message(i, longest), "wrong at {i}: {text}");
-
-    let (child, mut end) =
-        Process::spawn_with("pipe", pipe::duplex().unwrap(), |mut end: pipe::Connection| {
-            while let Some(message) = end.recv()? {
-                end.send(&message)?;
-            }
-            Ok(())
-        })
-        .unwrap();
-    for i in 0..count {
-        end.send(message(i, longest).as_bytes()).unwrap();
-        assert!(end.poll(Some(Duration::from_secs(60))).unwrap());
-        check(i, &String::from_utf8(end.recv().unwrap().unwrap()).unwrap());
-    }
-    drop(end);
-    child.join().unwrap();
-
-    let dir = fifo::PrivateDir::new().unwrap();
-    let (there, back) = (dir.join("pipe.in"), dir.join("pipe.out"));
-    fifo::create(&there).unwrap();
-    fifo::create(&back).unwrap();
-    let child = Process::spawn("fifo", || {
-        let mut reader = BufReader::new(fifo::open_reader(&there, None)?);
-        let mut writer = fifo::open_writer(&back, Some(Duration::from_secs(60)))?;
-        while let Some(line) = fifo::read_line(&mut reader)? {
-            fifo::write_line(&mut writer, &line)?;
-        }
-        Ok(())
-    })
-    .unwrap();
-    let mut writer = fifo::open_writer(&there, None).unwrap();
-    let mut reader =
-        fifo::open_reader(&back, Some(Duration::from_secs(60))).map(BufReader::new).unwrap();
-    for i in 0..count {
-        fifo::write_line(&mut writer, &message(i, longest)).unwrap();
-        check(i, &fifo::read_line(&mut reader).unwrap().unwrap());
-    }
-    drop(writer);
-    child.join().unwrap();
-
-    let there = Queue::<Option<String>>::new(1).unwrap();
-    let back = Queue::<String>::new(1).unwrap();
-    let child = Process::spawn("queue", || {
-        while let Some(text) = there.get()? {
-            back.put(text)?;
-        }
-        Ok(())
-    })
-    .unwrap();
-    for i in 0..count {
-        there.put(Some(message(i, longest))).unwrap();
-        check(i, &back.get().unwrap());
-    }
-    there.put(None).unwrap();
-    child.join().unwrap();
-
-    let name = |what| format!("/cnblogs-talk-{}-{what}", getpid());
-    let there = Mailbox::create(&name("there"), 4096).unwrap();
-    let back = Mailbox::create(&name("back"), 4096).unwrap();
-    let child = Process::spawn("shm", || {
+    let (child, mut end) = mechanism.start(|mut end| {
         loop {
-            let message = there.read(None)?;
-            if message.is_empty() {
-                return Ok(());
+            match end.recv()? {
+                // Not every mechanism has EOF.
+                Some(message) if message.is_empty() => return Ok(()),
+                Some(message) => end.send(&message)?,
+                None => anyhow::bail!("EOF"),
             }
-            back.write(&message, None)?;
         }
-    })
-    .unwrap();
+    });
     for i in 0..count {
-        there.write(message(i, longest).as_bytes(), None).unwrap();
-        there.flush(None).unwrap();
-        check(i, &String::from_utf8(back.read(None).unwrap()).unwrap());
+        end.send(&message(i, longest)).unwrap();
+        let reply = end.recv().unwrap().unwrap();
+        assert!(reply == message(i, longest), "wrong at {i}: {reply}");
     }
-    there.write(b"", None).unwrap();
+    end.send("").unwrap();
     child.join().unwrap();
-
-    for kind in [Address::Tcp("127.0.0.1".into(), 0), Address::Unix(dir.join("socket"))] {
-        let listener = socket::listen(&kind).unwrap();
-        let address = listener.local_address().unwrap();
-        let child = Process::spawn("socket", || {
-            let mut stream = socket::connect(&address, None)?;
-            let mut reader = BufReader::new(stream.try_clone()?);
-            while let Some(line) = socket::read_line(&mut reader)? {
-                socket::write_line(&mut stream, &line)?;
-            }
-            Ok(())
-        })
-        .unwrap();
-        let mut stream = listener.accept().unwrap();
-        let mut reader = BufReader::new(stream.try_clone().unwrap());
-        for i in 0..count {
-            socket::write_line(&mut stream, &message(i, longest)).unwrap();
-            check(i, &socket::read_line(&mut reader).unwrap().unwrap());
-        }
-        drop((stream, reader));
-        child.join().unwrap();
-    }
 }
 
 extern "C" fn nothing(_: i32) {}
@@ -480,7 +467,7 @@ fn signals_change_nothing() {
         }
     })
     .unwrap();
-    talk_over_each(300);
+    exchange_over_each(300);
     let slow = Process::spawn("slow", || {
         let start = Instant::now();
         while start.elapsed() < Duration::from_millis(20) {}
@@ -493,9 +480,9 @@ fn signals_change_nothing() {
 
 fn long_runs_stay_flat() {
     let messages = setting("IPC_MESSAGES", 3000);
-    talk_over_each(messages / 10);
+    exchange_over_each(messages / 10);
     let (memory, files) = usage();
-    talk_over_each(messages);
+    exchange_over_each(messages);
     let (memory_after, files_after) = usage();
     println!("     {messages} messages over each: {memory} KiB, then {memory_after} KiB");
     assert_eq!(files, files_after, "descriptors");
@@ -508,14 +495,14 @@ fn usage() -> (u64, usize) {
 }
 
 fn status(field: &str) -> u64 {
-    let status = fs::read_to_string(Path::new("/proc/self/status")).unwrap();
+    let status = fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix(field)).unwrap();
     line.trim().split(' ').next().unwrap().parse().unwrap()
 }
 
 fn a_length_alone_takes_no_memory() {
     let (read, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).unwrap();
-    let mut write = fs::File::from(write);
+    let mut write = File::from(write);
     // One GiB is announced, 1000 bytes come.
     io::Write::write_all(&mut write, &(1u32 << 30).to_be_bytes()).unwrap();
     io::Write::write_all(&mut write, &[7; 1000]).unwrap();
@@ -524,8 +511,9 @@ fn a_length_alone_takes_no_memory() {
     let before = status("VmPeak:");
     let error = receiver.recv().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::UnexpectedEof);
+    // What is reserved on the strength of a length is 1 MiB, and malloc may round that up.
     let grown = status("VmPeak:") - before;
-    assert!(grown < 1000, "{grown} KiB more for a length");
+    assert!(grown < 2000, "{grown} KiB more for a length");
 }
 
 fn random_bytes_are_no_message() {
@@ -552,6 +540,10 @@ fn random_bytes_are_no_message() {
             taken += line.len() + 1;
         }
         assert!(taken <= bytes.len());
-        let _: Result<Address, _> = String::from_utf8_lossy(&bytes).parse();
+        let address = String::from_utf8_lossy(&bytes);
+        if !address.contains(':') {
+            let error = socket::listen(&address).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidInput);
+        }
     }
 }

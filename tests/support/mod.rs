@@ -6,37 +6,36 @@
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use libtest_mimic::{Arguments, Trial};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
+use tempfile::TempDir;
 
 /// Checks and their names, for [`run_checks`].
 #[allow(unused_macros)]
 macro_rules! checks {
-    ($($check:ident),* $(,)?) => { [$((stringify!($check), $check as fn())),*] };
+    ($($check:ident),* $(,)?) => { vec![$((stringify!($check), $check as fn())),*] };
 }
 
-/// What libtest does, but without its threads: for a test that forks (`harness = false`). Runs the
-/// checks whose names contain the first argument, and ends the program.
-pub fn run_checks(checks: &[(&str, fn())]) -> ! {
-    let only = std::env::args().nth(1).filter(|arg| !arg.starts_with('-'));
-    let (mut passed, mut failed) = (0, 0);
-    for (name, check) in checks {
-        if only.as_ref().is_some_and(|only| !name.contains(only.as_str())) {
-            continue;
-        }
-        let ok = catch_unwind(AssertUnwindSafe(check)).is_ok();
-        println!("test {name} ... {}", if ok { "ok" } else { "FAILED" });
-        *(if ok { &mut passed } else { &mut failed }) += 1;
-    }
-    println!("{passed} passed, {failed} failed");
-    std::process::exit((failed > 0).into());
+/// Runs the checks of a test that forks (`harness = false`), one after the other on the main thread:
+/// libtest's threads would make every fork refuse. Takes libtest's arguments, and ends the program.
+pub fn run_checks(checks: Vec<(&'static str, fn())>) -> ! {
+    let mut args = Arguments::from_args();
+    args.test_threads = Some(1);
+    let trial = |(name, check): (&str, fn())| {
+        Trial::test(name, move || {
+            check();
+            Ok(())
+        })
+    };
+    libtest_mimic::run(&args, checks.into_iter().map(trial).collect()).exit()
 }
 
 /// Far more than anything here takes; a test that gets there has found a hang.
@@ -122,9 +121,9 @@ impl Program {
     }
 
     fn start_with_room(command: &mut Command, room: Option<usize>) -> Program {
-        let temp = TempDir::new();
+        let temp = temp_dir();
         let (stdout, mut print) = pipe();
-        let (stderr, complain) = pipe();
+        let (stderr, print_error) = pipe();
         if let Some(room) = room {
             let size = fcntl(&print, FcntlArg::F_SETPIPE_SZ(4096)).unwrap() as usize;
             // Filled in front of the program's own output; `finish` takes it off again.
@@ -132,10 +131,10 @@ impl Program {
         }
         let shm_before = list("/dev/shm");
         let child = command
-            .env("TMPDIR", &temp.0)
+            .env("TMPDIR", temp.path())
             .stdin(Stdio::null())
             .stdout(print)
-            .stderr(complain)
+            .stderr(print_error)
             .process_group(0)
             .spawn()
             .unwrap();
@@ -201,7 +200,7 @@ impl Program {
     #[track_caller]
     pub fn finish(self) -> Finished {
         let (finished, temp) = self.read_to_end();
-        assert_eq!(list(&temp.0), [""; 0], "left in TMPDIR");
+        assert_eq!(list(temp.path()), [""; 0], "left in TMPDIR");
         finished
     }
 
@@ -303,11 +302,17 @@ fn state(pid: Pid) -> String {
 
 /// Whether a process sleeps in write(2) to its stdout.
 fn waits_in_write(pid: Pid) -> bool {
-    let state = fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap_or_default();
-    // "running", or the number of the system call and its arguments, the first being the file.
-    let mut words = state.split(' ');
-    let write = nix::libc::SYS_write.to_string();
-    words.next() == Some(&write) && words.next() == Some("0x1")
+    waits_in(pid, nix::libc::SYS_write) && system_call(pid).split(' ').nth(1) == Some("0x1")
+}
+
+/// Whether a process sleeps in this system call.
+pub fn waits_in(pid: Pid, call: i64) -> bool {
+    system_call(pid).split(' ').next() == Some(&call.to_string())
+}
+
+/// "running", or the number of the system call that a process sleeps in, and its arguments.
+fn system_call(pid: Pid) -> String {
+    fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap_or_default()
 }
 
 /// The names in a directory.
@@ -317,24 +322,11 @@ pub fn list(dir: impl AsRef<Path>) -> Vec<String> {
     entries.map(|entry| name(entry).into_string().unwrap()).collect()
 }
 
-/// A directory that is removed with all that is in it.
-pub struct TempDir(pub PathBuf);
-
-impl TempDir {
-    pub fn new() -> TempDir {
-        let template = std::env::temp_dir().join("ipc-test-XXXXXX");
-        TempDir(nix::unistd::mkdtemp(&template).unwrap())
-    }
-
-    pub fn join(&self, name: &str) -> PathBuf {
-        self.0.join(name)
-    }
-}
-
-impl Drop for TempDir {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
+/// A directory that only this user may enter, removed with all that is in it.
+#[track_caller]
+pub fn temp_dir() -> TempDir {
+    let private = fs::Permissions::from_mode(0o700);
+    tempfile::Builder::new().prefix("ipc-").permissions(private).tempdir().unwrap()
 }
 
 /// The README in English, and in Chinese.
@@ -350,10 +342,14 @@ pub fn blocks(readme: &str) -> Vec<(&str, &str)> {
 /// The block of README.md of this language that starts like this.
 #[track_caller]
 pub fn block(language: &str, start: &str) -> &'static str {
-    let found = blocks(READMES[0])
-        .into_iter()
-        .find(|(other, text)| *other == language && text.starts_with(start));
-    found.unwrap_or_else(|| panic!("README.md has no {language} block that starts with {start}")).1
+    let found = find_block(language, start);
+    found.unwrap_or_else(|| panic!("README.md has no {language} block that starts with {start}"))
+}
+
+/// Likewise, if there is one.
+pub fn find_block(language: &str, start: &str) -> Option<&'static str> {
+    let mut blocks = blocks(READMES[0]).into_iter();
+    blocks.find(|(other, text)| *other == language && text.starts_with(start)).map(|(_, text)| text)
 }
 
 /// The folder of the workspace.
@@ -457,6 +453,12 @@ pub fn has(command: &str) -> bool {
     status.is_ok_and(|output| output.status.success())
 }
 
+/// Whether cargo has this subcommand here.
+pub fn has_cargo(subcommand: &str) -> bool {
+    let status = Command::new(env!("CARGO")).args([subcommand, "--version"]).output();
+    status.is_ok_and(|output| output.status.success())
+}
+
 /// Checks a story: `times` runs at once, each printing just what the README shows.
 #[track_caller]
 pub fn check_story(exe: &str, args: &[&str], command: &str, times: usize) {
@@ -471,7 +473,7 @@ pub fn check_story(exe: &str, args: &[&str], command: &str, times: usize) {
 /// Checks that a story survives what can happen to its stdout and its processes.
 #[track_caller]
 pub fn check_accidents(exe: &str, roles: &[&str], story: &str) {
-    // Nobody reads: the talk goes on unheard.
+    // Nobody reads: the exchange still completes.
     let mut closed = Program::start(&mut program(exe, &[]));
     closed.stdout = BufReader::new(pipe().0);
     assert_eq!(closed.finish().code(), 0);
@@ -484,7 +486,7 @@ pub fn check_accidents(exe: &str, roles: &[&str], story: &str) {
 
     let lines: Vec<usize> = story.lines().map(|line| line.len() + 1).collect();
     for line in 0..lines.len() {
-        // Stopped where this line is to be printed, everyone talks or waits.
+        // Stopped where this line is to be printed, everyone runs or waits.
         let room = lines[..line].iter().sum();
         let start = || Program::start_stopped_at(&mut program(exe, &[]), room);
         for role in roles {

@@ -1,0 +1,194 @@
+//! What forks, signals and limits must not break in the five libraries.
+//!
+//! Without libtest (`harness = false`), since these checks fork. A check that fails may block forever.
+
+#[macro_use]
+mod support;
+
+use std::fs::File;
+use std::io::{ErrorKind, Read};
+use std::os::fd::AsRawFd;
+use std::path::Path;
+use std::time::Duration;
+
+use common::Process;
+use nix::fcntl::OFlag;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, kill, sigaction};
+use nix::unistd::{getpid, pipe2};
+use queue::{PutError, Queue};
+use serde_bytes::ByteBuf;
+use shm::{Mailbox, SharedMemory};
+use support::{list, run_checks, temp_dir};
+
+fn main() {
+    run_checks(checks![
+        a_held_message_ends_its_turn_once,
+        a_bystander_does_not_keep_a_mailbox_in_use,
+        a_mailbox_can_be_moved_into_a_child,
+        a_timeout_of_connect_is_not_prolonged_by_signals,
+        a_value_above_the_limit_on_files_is_an_error,
+        a_name_is_unlinked_with_no_descriptor_left,
+    ]);
+}
+
+fn name(what: &str) -> String {
+    format!("/cnblogs-forks-{}-{what}", getpid())
+}
+
+fn exists(name: &str) -> bool {
+    Path::new("/dev/shm").join(&name[1..]).exists()
+}
+
+const SOON: Option<Duration> = Some(Duration::from_millis(20));
+
+/// Whoever holds a message has the turn, and not the children that inherit a copy.
+fn a_held_message_ends_its_turn_once() {
+    let mailbox = Mailbox::create(&name("held"), 16).unwrap();
+    mailbox.write(b"one", None).unwrap();
+    let held = mailbox.hold(None).unwrap();
+    let child = Process::spawn("child", || {
+        drop(held); // its own copy; the parent's goes right after the fork
+        Ok(())
+    });
+    child.unwrap().join().unwrap();
+    // One turn has ended, so there is room for one message.
+    mailbox.write(b"two", SOON).unwrap();
+    assert_eq!(mailbox.write(b"three", SOON).unwrap_err().kind(), ErrorKind::TimedOut);
+    assert_eq!(mailbox.read(SOON).unwrap(), b"two");
+
+    mailbox.write(b"four", None).unwrap();
+    let held = mailbox.hold(None).unwrap();
+    let child = Process::spawn("child", || {
+        // Inherited only.
+        assert_eq!(*held, *b"four");
+        Ok(())
+    });
+    child.unwrap().join().unwrap();
+    assert_eq!(mailbox.write(b"five", SOON).unwrap_err().kind(), ErrorKind::TimedOut);
+    drop(held);
+    mailbox.write(b"five", SOON).unwrap();
+}
+
+fn a_bystander_does_not_keep_a_mailbox_in_use() {
+    let name = name("bystander");
+    let reader = Mailbox::create(&name, 16).unwrap();
+    let (stay, leave) = pipe2(OFlag::O_CLOEXEC).unwrap();
+    let writer = Process::spawn("writer", || {
+        let mailbox = Mailbox::open(&name, None)?;
+        mailbox.write(b"Hello", None)?;
+        // It inherits the mailbox, and outlives the writer, until the test lets it leave.
+        let (started, start) = pipe2(OFlag::O_CLOEXEC)?;
+        let _bystander = Process::spawn("bystander", || {
+            nix::sys::prctl::set_pdeathsig(None)?;
+            nix::unistd::close(leave.as_raw_fd())?;
+            drop(start);
+            assert_eq!(File::from(stay).read(&mut [0])?, 0);
+            Ok(())
+        })?;
+        assert_eq!(File::from(started).read(&mut [0])?, 0);
+        Ok(kill(getpid(), Signal::SIGKILL)?)
+    });
+    let writer = writer.unwrap();
+    assert_eq!(reader.read(None).unwrap(), b"Hello");
+    // This would block as long as the bystander lives.
+    assert_eq!(reader.read(None).unwrap_err().kind(), ErrorKind::BrokenPipe);
+    writer.join().unwrap_err();
+    drop(reader);
+    assert!(!exists(&name));
+    drop(leave);
+}
+
+fn a_mailbox_can_be_moved_into_a_child() {
+    let name = name("moved");
+    let (reader, writer) =
+        (Mailbox::create(&name, 16).unwrap(), Mailbox::open(&name, None).unwrap());
+    let (child, reader) = Process::spawn_with("child", (reader, writer), |writer| {
+        writer.write(b"Hello", None)?;
+        Ok(writer.flush(None)?)
+    })
+    .unwrap();
+    assert_eq!(reader.read(None).unwrap(), b"Hello");
+    child.join().unwrap();
+    assert_eq!(reader.read(None).unwrap_err().kind(), ErrorKind::BrokenPipe);
+}
+
+extern "C" fn nothing(_: i32) {}
+
+fn a_timeout_of_connect_is_not_prolonged_by_signals() {
+    // Without SA_RESTART: connect(2) comes back with EINTR.
+    let action = SigAction::new(SigHandler::Handler(nothing), SaFlags::empty(), SigSet::empty());
+    #[expect(unsafe_code, reason = "the handler under test")]
+    // SAFETY: the handler does nothing, so it is safe at any point. Not covered: nothing else.
+    unsafe { sigaction(Signal::SIGUSR1, &action) }.unwrap();
+    let dir = temp_dir();
+    let path = dir.path().join("socket");
+    let listener =
+        socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None).unwrap();
+    listener.bind(&socket2::SockAddr::unix(&path).unwrap()).unwrap();
+    listener.listen(0).unwrap();
+    let address = format!("unix:{}", path.display());
+    let _first = socket::connect(&address, None).unwrap(); // its queue is full now
+
+    let target = getpid();
+    let storm = Process::spawn("storm", || {
+        // More often than the timeout below.
+        loop {
+            kill(target, Signal::SIGUSR1)?;
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    })
+    .unwrap();
+    let timeout = Some(Duration::from_millis(50));
+    let error = socket::connect(&address, timeout).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::TimedOut);
+    // And without a timeout a signal changes nothing, either.
+    let accepted = std::thread::scope(|scope| {
+        let accepted = scope.spawn(|| (0..2).filter(|_| listener.accept().is_ok()).count());
+        socket::connect(&address, None).unwrap();
+        accepted.join().unwrap()
+    });
+    assert_eq!(accepted, 2);
+    drop(storm);
+}
+
+fn a_value_above_the_limit_on_files_is_an_error() {
+    const LIMIT: u64 = 1 << 20;
+    let child = Process::spawn("child", || {
+        setrlimit(Resource::RLIMIT_FSIZE, LIMIT, LIMIT)?;
+        let queue = Queue::new(4)?;
+        // Each of four blocks has its share of the file.
+        for _ in 0..4 {
+            queue.try_put(ByteBuf::from(vec![7; 200_000])).unwrap();
+        }
+        for _ in 0..4 {
+            assert_eq!(queue.try_get().unwrap().len(), 200_000);
+        }
+        let error = queue.try_put(ByteBuf::from(vec![7; 400_000])).unwrap_err();
+        assert!(matches!(&error, PutError::Io(error) if error.kind() == ErrorKind::FileTooLarge));
+        // It took nothing with it.
+        for _ in 0..4 {
+            queue.try_put(ByteBuf::from(vec![7; 200_000])).unwrap();
+        }
+        Ok(())
+    });
+    child.unwrap().join().unwrap();
+}
+
+fn a_name_is_unlinked_with_no_descriptor_left() {
+    let (memory, mailbox) = (name("memory"), name("mailbox"));
+    let child = Process::spawn("child", || {
+        let both = (SharedMemory::create(&memory, 1024)?, Mailbox::create(&mailbox, 1024)?);
+        let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+        let open = list("/proc/self/fd").into_iter().map(|fd| fd.parse::<u64>().unwrap());
+        // Up to the highest that is open now (which is that of the list itself).
+        setrlimit(Resource::RLIMIT_NOFILE, open.max().unwrap(), most)?;
+        while let Ok(file) = File::open("/dev/null") {
+            std::mem::forget(file);
+        }
+        drop(both);
+        Ok(())
+    });
+    child.unwrap().join().unwrap();
+    assert!(!exists(&memory) && !exists(&mailbox));
+}
