@@ -40,11 +40,11 @@ fn each_is_a_crate() {
         let dependencies = block("toml", &format!("# {dependencies}\n"));
         manifest(dir.path(), name, dependencies);
         let warnings = cargo(dir.path(), &["run", "--quiet"]);
-        // Parts for the other files may be unused. Otherwise not even a warning.
-        let others: Vec<_> = warnings.lines().filter(|line| line.starts_with("warning")).collect();
-        let unused =
-            others.iter().all(|line| line.contains("never used") || line.contains("generated"));
-        assert!(unused, "{name}: {warnings}");
+        // Not even a warning; but without the other files of shm, what is there for them is unused.
+        let mut lines = warnings.lines().filter(|line| line.starts_with("warning"));
+        let unused = |line: &str| line.contains("never used") || line.contains("generated");
+        let is_part = ["memory", "sema"].contains(&name);
+        assert!(warnings.is_empty() || is_part && lines.all(unused), "{name}: {warnings}");
     }
 }
 
