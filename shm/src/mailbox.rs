@@ -264,7 +264,10 @@ impl Mailbox {
             if word.compare_exchange(0, us, Ordering::AcqRel, Ordering::Relaxed).is_err() {
                 // Not to count as a peer that has left: somebody else may take the seat.
                 let seat = &self.header().openers[self.seat];
-                let _ = seat.compare_exchange(self.opener, 0, Ordering::AcqRel, Ordering::Relaxed);
+                if !self.roles.iter().any(Cell::get) {
+                    let _ =
+                        seat.compare_exchange(self.opener, 0, Ordering::AcqRel, Ordering::Relaxed);
+                }
                 let what = format!("it already has, or had, a {name}");
                 return Err(failed("attach", self.memory.name(), ErrorKind::AlreadyExists, &what));
             }
