@@ -1,14 +1,15 @@
-//! Ours against the bare system calls, side by side: what the benches of all five share.
+//! Ours against the bare system calls and against Python, side by side: what the benches share.
 //!
-//! Two peer processes are forked: with one we talk through our library, with the other by bare
-//! system calls. They take turns, a batch of ours and a batch of bare, so that whatever else
-//! the machine does meets both alike. The ratio is the median of the ratios of such pairs.
+//! Two peer processes are forked: with one we exchange messages through our library, with the other by
+//! bare system calls. A third pair of processes runs Python. They take turns, a batch each, so that
+//! whatever else the machine does meets all alike. A ratio is the median of the ratios of such turns.
 
 // Each bench compiles this module for itself and uses a part of it.
 #![allow(dead_code)]
 
 use std::hint::black_box;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -17,7 +18,7 @@ use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-/// One side of a talk.
+/// One side of an exchange.
 pub trait Link {
     /// Sends one message.
     fn send(&mut self, message: &str) -> Result<()>;
@@ -78,8 +79,8 @@ pub const LINES: [(Kind, usize); 3] = [(RoundTrip, 64), (RoundTrip, 4 << 10), (O
 /// How long a batch takes at least.
 const BATCH: Duration = Duration::from_millis(8);
 
-/// How many pairs of batches make a row of the table.
-const PAIRS: usize = 51;
+/// How many turns make a row of the table.
+const TURNS: usize = 25;
 
 /// The length of an order to the peer: what it is to do next.
 const ORDER: usize = 64;
@@ -170,40 +171,53 @@ fn obey<L: Link>(mut link: L) -> Result<()> {
 }
 
 /// What a peer is told to do, also one that is written in Python.
-pub fn order(kind: Kind, size: usize, count: usize) -> String {
+fn order(kind: Kind, size: usize, count: usize) -> String {
     let order = format!("{} {size} {count} ", (kind == RoundTrip) as u8);
     format!("{order:.<ORDER$}")
 }
 
-/// The CPUs that this process may run on.
-pub fn cpus() -> Result<Vec<usize>> {
+/// Where the two processes run: both on one CPU, and, where there are two, on a CPU each.
+pub fn places() -> Result<Vec<[usize; 2]>> {
     let allowed = sched_getaffinity(Pid::this())?;
-    Ok((0..CpuSet::count()).filter(|&cpu| allowed.is_set(cpu).unwrap_or(false)).collect())
+    let mut cpus = (0..CpuSet::count()).filter(|&cpu| allowed.is_set(cpu).unwrap_or(false));
+    let first = cpus.next().context("no CPU")?;
+    Ok([first].into_iter().chain(cpus.next()).map(|second| [first, second]).collect())
 }
 
 /// Keeps this process, and those it forks from now on, on one CPU.
-///
-/// On two, what a hand-over costs depends on how deeply the other CPU sleeps.
 pub fn pin(cpu: usize) -> Result<()> {
     let mut one = CpuSet::new();
     one.set(cpu)?;
     Ok(sched_setaffinity(Pid::this(), &one)?)
 }
 
-/// Prints the head of a table.
-pub fn head(ours: &str, other: &str) {
-    println!("{:<12} {:<18} {ours:>11} {other:>11} {:>6}", "mechanism", "message", "ratio");
+/// Prints the head of the table.
+pub fn head() {
+    println!(
+        "{:<11} {:<17} {:>4} {:>11} {:>11} {:>5} {:>11} {:>5}",
+        "mechanism", "message", "CPUs", "ours", "bare", "ratio", "Python", "ratio"
+    );
 }
 
 /// Measures all sizes, and prints a row for each.
 pub fn compare<A: Link, B: Link>(
     name: &str,
     rows: &[(Kind, usize)],
+    place: [usize; 2],
     ours: &mut Peer<A>,
     bare: &mut Peer<B>,
+    python: Option<&mut Python>,
 ) -> Result<()> {
+    let mut python = python;
     for &(kind, size) in rows {
-        row(name, kind, size, |n| ours.batch(kind, size, n), |n| bare.batch(kind, size, n))?;
+        let mut batches: Vec<Batch> = vec![
+            Box::new(|count| ours.batch(kind, size, count)),
+            Box::new(|count| bare.batch(kind, size, count)),
+        ];
+        if let Some(python) = &mut python {
+            batches.push(Box::new(|count| python.batch(kind, size, count)));
+        }
+        row(name, kind, size, place, batches)?;
     }
     Ok(())
 }
@@ -233,39 +247,53 @@ pub fn scaling<L: Link>(name: &str, peer: &mut Peer<L>) -> Result<()> {
     Ok(())
 }
 
-/// Measures one size, and prints its row. Both closures send so many messages.
-pub fn row(
+/// Sends so many messages, and returns how long that took.
+type Batch<'a> = Box<dyn FnMut(usize) -> Result<Duration> + 'a>;
+
+/// Measures one size, and prints its row.
+fn row(
     name: &str,
     kind: Kind,
     size: usize,
-    mut ours: impl FnMut(usize) -> Result<Duration>,
-    mut bare: impl FnMut(usize) -> Result<Duration>,
+    place: [usize; 2],
+    mut batches: Vec<Batch>,
 ) -> Result<()> {
-    let mut count = 1;
-    while bare(count)? < BATCH {
-        count *= 2;
+    let mut counts = Vec::new();
+    for batch in &mut batches {
+        let mut count = 1;
+        while batch(count)? < BATCH {
+            count *= 2;
+        }
+        counts.push(count);
     }
-    let mut pairs = Vec::new();
-    for turn in 0..PAIRS {
-        // Now this one first, now that one.
-        let (a, b) = if turn % 2 == 0 {
-            let a = ours(count)?;
-            (a, bare(count)?)
-        } else {
-            let b = bare(count)?;
-            (ours(count)?, b)
-        };
-        pairs.push((a.as_secs_f64() / count as f64, b.as_secs_f64() / count as f64));
+    // For each turn, how long each took for a message.
+    let mut turns = vec![vec![0.0; batches.len()]; TURNS];
+    for (turn, times) in turns.iter_mut().enumerate() {
+        for place in 0..batches.len() {
+            let which = (turn + place) % batches.len(); // now this one first, now that one
+            times[which] = batches[which](counts[which])?.as_secs_f64() / counts[which] as f64;
+        }
     }
-    let ours = median(pairs.iter().map(|pair| pair.0));
-    let bare = median(pairs.iter().map(|pair| pair.1));
-    let slower = median(pairs.iter().map(|pair| pair.0 / pair.1));
-    let (what, ours, bare, ratio) = match kind {
-        RoundTrip => ("round trip", micros(ours), micros(bare), slower),
-        OneWay => ("one way", rate(size, ours), rate(size, bare), 1.0 / slower),
+    let show = |seconds: f64| match kind {
+        RoundTrip => format!("{:.2} µs", seconds * 1e6),
+        OneWay => format!("{:.0} MB/s", size as f64 / seconds / 1e6),
     };
-    let what = format!("{what} {}", bytes(size));
-    println!("{name:<12} {what:<18} {ours:>11} {bare:>11} {ratio:>6.2}");
+    let (way, cpus) = (
+        if kind == RoundTrip { "round trip" } else { "one way" },
+        1 + usize::from(place[0] != place[1]),
+    );
+    let what = format!("{way} {}", bytes(size));
+    print!(
+        "{name:<11} {what:<17} {cpus:>4} {:>11}",
+        show(median(turns.iter().map(|turn| turn[0])))
+    );
+    for other in 1..batches.len() {
+        let time = median(turns.iter().map(|turn| turn[other]));
+        let slower = median(turns.iter().map(|turn| turn[0] / turn[other]));
+        let ratio = if kind == RoundTrip { slower } else { 1.0 / slower };
+        print!(" {:>11} {ratio:>5.2}", show(time));
+    }
+    println!();
     Ok(())
 }
 
@@ -275,18 +303,89 @@ fn median(values: impl Iterator<Item = f64>) -> f64 {
     values[values.len() / 2]
 }
 
-fn micros(seconds: f64) -> String {
-    format!("{:.2} µs", seconds * 1e6)
-}
-
-fn rate(size: usize, seconds: f64) -> String {
-    format!("{:.0} MB/s", size as f64 / seconds / 1e6)
-}
-
 fn bytes(size: usize) -> String {
     match size {
         size if size >= 1 << 20 => format!("{} MiB", size >> 20),
         size if size >= 1 << 10 => format!("{} KiB", size >> 10),
         size => format!("{size} B"),
+    }
+}
+
+/// Two Python processes that exchange messages as ours do.
+pub struct Python {
+    child: Child,
+    times: BufReader<ChildStdout>,
+}
+
+/// Plays both sides, the peer being a `multiprocessing.Process`. Before it comes what defines `ends`: for each
+/// side, what sends a message, and what receives one of a length.
+const SCRIPT: &str = "
+import os, sys, time
+from multiprocessing import Process
+
+def words(order):
+    round_trip, size, count = (int(word) for word in order.split()[:3])
+    return round_trip, size, range(count)
+
+def obey(send, recv):
+    os.sched_setaffinity(0, [int(sys.argv[2])])
+    while True:
+        order = recv(64)
+        round_trip, size, count = words(order)
+        message = b'y' * size
+        send(order)
+        for _ in count:
+            recv(size)
+            if round_trip:
+                send(message)
+        if not round_trip:
+            send(order)
+
+os.sched_setaffinity(0, [int(sys.argv[1])])
+(send, recv), theirs = ends
+Process(target=obey, args=theirs, daemon=True).start()
+for order in sys.stdin.buffer:
+    order = order[:64]
+    round_trip, size, count = words(order)
+    message = b'x' * size
+    send(order)
+    recv(64)
+    start = time.perf_counter()
+    for _ in count:
+        send(message)
+        if round_trip:
+            recv(size)
+    if not round_trip:
+        recv(64)
+    print(time.perf_counter() - start, flush=True)
+";
+
+impl Python {
+    /// Starts the two; `None` where there is no python3.
+    pub fn start(ends: &str, place: [usize; 2]) -> Result<Option<Python>> {
+        let script = format!("{ends}{SCRIPT}");
+        let cpus = place.map(|cpu| cpu.to_string());
+        let mut python = Command::new("python3");
+        python.args(["-c", &script]).args(cpus).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let Ok(mut child) = python.spawn() else {
+            return Ok(None);
+        };
+        let times = BufReader::new(child.stdout.take().context("its stdout")?);
+        Ok(Some(Python { child, times }))
+    }
+
+    fn batch(&mut self, kind: Kind, size: usize, count: usize) -> Result<Duration> {
+        let mut stdin = self.child.stdin.as_ref().context("its stdin")?;
+        writeln!(stdin, "{}", order(kind, size, count))?;
+        let mut seconds = String::new();
+        self.times.read_line(&mut seconds)?;
+        Ok(Duration::from_secs_f64(seconds.trim().parse()?))
+    }
+}
+
+impl Drop for Python {
+    fn drop(&mut self) {
+        // This closes its stdin, and so it ends; its own child is a daemon and ends with it.
+        let _ = self.child.wait();
     }
 }

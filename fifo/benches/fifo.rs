@@ -12,22 +12,24 @@ use std::path::Path;
 use std::thread;
 
 use anyhow::{Context, Result, ensure};
-use measure::{ALL, Bytes, LINES, Link, Peer, compare, cpus, head, pin, scaling, scaling_wanted};
+use measure::{ALL, Bytes, LINES, Link, Peer, compare, head, pin, places, scaling, scaling_wanted};
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 
 fn main() -> Result<()> {
-    let cpu = cpus()?[0];
-    pin(cpu)?;
-    let mut ours = Peer::start(cpu, pair(open_ours)?.map(Bytes::new))?;
-    if scaling_wanted() {
-        return scaling("fifo", &mut ours);
+    head();
+    for place @ [here, there] in places()? {
+        pin(here)?;
+        let mut ours = Peer::start(there, pair(open_ours)?.map(Bytes::new))?;
+        if scaling_wanted() {
+            return scaling("fifo", &mut ours);
+        }
+        let mut lines = Peer::start(there, pair(open_ours)?.map(Lines::new))?;
+        let mut bare = Peer::start(there, pair(open_bare)?.map(Bytes::new))?;
+        compare("fifo", &ALL, place, &mut ours, &mut bare, None)?;
+        compare("fifo, lines", &LINES, place, &mut lines, &mut bare, None)?;
     }
-    head("ours", "bare");
-    let mut lines = Peer::start(cpu, pair(open_ours)?.map(Lines::new))?;
-    let mut bare = Peer::start(cpu, pair(open_bare)?.map(Bytes::new))?;
-    compare("fifo", &ALL, &mut ours, &mut bare)?;
-    compare("fifo, lines", &LINES, &mut lines, &mut bare)
+    Ok(())
 }
 
 /// A FIFO's reading end and its writing end.

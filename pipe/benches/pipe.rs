@@ -1,4 +1,4 @@
-//! `pipe::Connection` against write(2) and read(2) on two bare pipes.
+//! `pipe::Connection` against write(2) and read(2) on two bare pipes, and against Python's `Pipe`.
 
 #[path = "../../common/benches/measure.rs"]
 mod measure;
@@ -7,21 +7,31 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 
 use anyhow::{Context, Result, ensure};
-use measure::{ALL, Bytes, Link, Peer, compare, cpus, head, pin, scaling, scaling_wanted};
+use measure::{
+    ALL, Bytes, Link, Peer, Python, compare, head, pin, places, scaling, scaling_wanted,
+};
 use nix::fcntl::OFlag;
 use nix::unistd::pipe2;
 use pipe::Connection;
 
+const PYTHON: &str = "
+from multiprocessing import Pipe
+ends = [(conn.send_bytes, lambda size, recv=conn.recv_bytes: recv()) for conn in Pipe()]
+";
+
 fn main() -> Result<()> {
-    let cpu = cpus()?[0];
-    pin(cpu)?;
-    let mut ours = Peer::start(cpu, our_pair()?)?;
-    if scaling_wanted() {
-        return scaling("pipe", &mut ours);
+    head();
+    for place @ [here, there] in places()? {
+        pin(here)?;
+        let mut ours = Peer::start(there, our_pair()?)?;
+        if scaling_wanted() {
+            return scaling("pipe", &mut ours);
+        }
+        let mut bare = Peer::start(there, bare_pair()?)?;
+        let mut python = Python::start(PYTHON, place)?;
+        compare("pipe", &ALL, place, &mut ours, &mut bare, python.as_mut())?;
     }
-    head("ours", "bare");
-    let mut bare = Peer::start(cpu, bare_pair()?)?;
-    compare("pipe", &ALL, &mut ours, &mut bare)
+    Ok(())
 }
 
 struct Ours {

@@ -11,7 +11,7 @@ use std::rc::Rc;
 use std::sync::atomic::Ordering::{Acquire, Release};
 
 use anyhow::{Result, ensure};
-use measure::{ALL, Link, Peer, compare, cpus, head, pin, scaling, scaling_wanted};
+use measure::{ALL, Link, Peer, Python, compare, head, pin, places, scaling, scaling_wanted};
 use nix::libc::{sem_init, sem_post, sem_t, sem_wait};
 use nix::sys::mman::shm_unlink;
 use shm::{Mailbox, SharedMemory};
@@ -19,27 +19,41 @@ use shm::{Mailbox, SharedMemory};
 /// The longest message, but for `scaling`.
 const CAPACITY: usize = 1 << 20;
 
+const PYTHON: &str = "
+import mmap
+from multiprocessing import Semaphore
+
+def slot():
+    memory, filled, empty = mmap.mmap(-1, 1 << 20), Semaphore(0), Semaphore(1)
+    def send(message):
+        empty.acquire()
+        memory.seek(0)
+        memory.write(message)
+        filled.release()
+    def recv(size):
+        filled.acquire()
+        memory.seek(0)
+        message = memory.read(size)
+        empty.release()
+        return message
+    return send, recv
+
+(send_a, recv_a), (send_b, recv_b) = slot(), slot()
+ends = [(send_a, recv_b), (send_b, recv_a)]
+";
+
 fn main() -> Result<()> {
-    let cpus = cpus()?;
-    if scaling_wanted() {
-        pin(cpus[0])?;
-        return scaling("shm", &mut Peer::start(cpus[0], our_pair(64 << 20)?)?);
-    }
-    head("ours", "bare");
-    // A mailbox that is made while there are two CPUs spins before it sleeps.
-    let two = match cpus[..] {
-        [_, second, ..] => Some((
-            Peer::start(second, our_pair(CAPACITY)?)?,
-            Peer::start(second, bare_pair(HandOver::Flag)?)?,
-        )),
-        _ => None,
-    };
-    pin(cpus[0])?;
-    let mut ours = Peer::start(cpus[0], our_pair(CAPACITY)?)?;
-    let mut bare = Peer::start(cpus[0], bare_pair(HandOver::Semaphores)?)?;
-    compare("shm", &ALL, &mut ours, &mut bare)?;
-    if let Some((mut ours, mut bare)) = two {
-        compare("shm, 2 CPUs", &ALL, &mut ours, &mut bare)?;
+    head();
+    for place @ [here, there] in places()? {
+        pin(here)?;
+        if scaling_wanted() {
+            return scaling("shm", &mut Peer::start(there, our_pair(64 << 20)?)?);
+        }
+        let hand_over = if here == there { HandOver::Semaphores } else { HandOver::Flag };
+        let mut ours = Peer::start(there, our_pair(CAPACITY)?)?;
+        let mut bare = Peer::start(there, bare_pair(hand_over)?)?;
+        let mut python = Python::start(PYTHON, place)?;
+        compare("shm", &ALL, place, &mut ours, &mut bare, python.as_mut())?;
     }
     Ok(())
 }

@@ -13,31 +13,34 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use measure::{ALL, Bytes, LINES, Link, Peer, compare, cpus, head, pin, scaling, scaling_wanted};
+use measure::{ALL, Bytes, LINES, Link, Peer, compare, head, pin, places, scaling, scaling_wanted};
 use socket::Stream;
 
 fn main() -> Result<()> {
-    let cpu = cpus()?[0];
-    pin(cpu)?;
-    let tcp = "127.0.0.1:0";
-    let mut ours = Peer::start(cpu, bytes(our_pair(tcp)?, Stream::try_clone)?)?;
-    let mut lines = Peer::start(cpu, our_pair(tcp)?.map(Lines::new))?;
-    if scaling_wanted() {
-        scaling("TCP", &mut ours)?;
-        return clients();
-    }
-    let mut bare = Peer::start(cpu, bytes(tcp_pair()?, TcpStream::try_clone)?)?;
-    head("ours", "bare");
-    compare("TCP", &ALL, &mut ours, &mut bare)?;
-    compare("TCP, lines", &LINES, &mut lines, &mut bare)?;
-
+    head();
     let path = std::env::temp_dir().join(format!("socket-bench-{}", std::process::id()));
-    let unix = format!("unix:{}", path.display());
-    let mut ours = Peer::start(cpu, bytes(our_pair(&unix)?, Stream::try_clone)?)?;
-    let mut lines = Peer::start(cpu, our_pair(&unix)?.map(Lines::new))?;
-    let mut bare = Peer::start(cpu, bytes(UnixStream::pair()?.into(), UnixStream::try_clone)?)?;
-    compare("Unix", &ALL, &mut ours, &mut bare)?;
-    compare("Unix, lines", &LINES, &mut lines, &mut bare)
+    for place @ [here, there] in places()? {
+        pin(here)?;
+        let tcp = "127.0.0.1:0";
+        let mut ours = Peer::start(there, bytes(our_pair(tcp)?, Stream::try_clone)?)?;
+        if scaling_wanted() {
+            scaling("TCP", &mut ours)?;
+            return clients();
+        }
+        let mut lines = Peer::start(there, our_pair(tcp)?.map(Lines::new))?;
+        let mut bare = Peer::start(there, bytes(tcp_pair()?, TcpStream::try_clone)?)?;
+        compare("TCP", &ALL, place, &mut ours, &mut bare, None)?;
+        compare("TCP, lines", &LINES, place, &mut lines, &mut bare, None)?;
+
+        let unix = format!("unix:{}", path.display());
+        let mut ours = Peer::start(there, bytes(our_pair(&unix)?, Stream::try_clone)?)?;
+        let mut lines = Peer::start(there, our_pair(&unix)?.map(Lines::new))?;
+        let pair = UnixStream::pair()?.into();
+        let mut bare = Peer::start(there, bytes(pair, UnixStream::try_clone)?)?;
+        compare("Unix", &ALL, place, &mut ours, &mut bare, None)?;
+        compare("Unix, lines", &LINES, place, &mut lines, &mut bare, None)?;
+    }
+    Ok(())
 }
 
 /// Prints what a line there and back costs with more and more clients of the server program: each
