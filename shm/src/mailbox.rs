@@ -43,9 +43,9 @@ use super::semaphore::{LEFT, PID_MASK, RawSemaphore, identity, is_alive};
 /// Two may open it, in one process or in two. The first that writes is the writer and the first that
 /// reads is the reader, permanently.
 ///
-/// A wait spins for a few microseconds first where there is more than one CPU, then it sleeps. With a
-/// timeout of `None` it blocks as long as it takes, also for a peer that has not come yet; a peer that has
-/// come and is gone is noticed within 250 ms.
+/// A wait spins for up to 100 µs first, as long as that pays, then it sleeps. With a timeout of `None` it
+/// blocks as long as it takes, also for a peer that has not come yet; a peer that has come and is gone is
+/// noticed within 250 ms.
 #[derive(Debug)]
 pub struct Mailbox {
     memory: SharedMemory,
@@ -56,7 +56,8 @@ pub struct Mailbox {
     roles: [Cell<bool>; 2],
     /// Whether a [`Message`] is outstanding.
     held: Cell<bool>,
-    spin: bool,
+    /// How many waits in a row spun in vain, or did not spin.
+    misses: Cell<u32>,
 }
 
 /// A message whose slot is still taken; dropping it frees the slot for the next one.
@@ -86,8 +87,11 @@ type Role = (usize, &'static str);
 const WRITER: Role = (0, "writer");
 const READER: Role = (1, "reader");
 
-/// How long a wait spins before it sleeps: about what a sleep and its wake-up cost.
-const SPIN: Duration = Duration::from_micros(5);
+/// How long a wait spins at most before it sleeps: about what a wake-up on another CPU costs.
+const MAX_SPIN: Duration = Duration::from_micros(100);
+
+/// After so many waits without success, try spinning again.
+const RETRY_SPIN: u32 = 4096;
 
 /// How often to look again where the kernel has no event to wait for.
 const POLL_INTERVAL: Duration = Duration::from_millis(1);
@@ -242,10 +246,8 @@ impl Mailbox {
         header(&memory).openers[seat].store(opener, Ordering::Release);
         memory.object.owner = None; // the last opener to leave unlinks it
         memory.object.unlock();
-        // On one CPU the other side cannot run while we spin.
-        let spin = std::thread::available_parallelism().is_ok_and(|cpus| cpus.get() > 1);
-        let (roles, held) = Default::default();
-        Ok(Mailbox { memory, opener, seat, roles, held, spin })
+        let (roles, held, misses) = Default::default();
+        Ok(Mailbox { memory, opener, seat, roles, held, misses })
     }
 
     fn header(&self) -> &Header {
@@ -315,8 +317,10 @@ impl Mailbox {
         timeout: Option<Duration>,
         (peer, name): Role,
     ) -> io::Result<()> {
-        let spun = semaphore.try_wait() || (self.spin && semaphore.spin(SPIN));
-        if spun || semaphore.wait(timeout, || self.is_gone(peer)) {
+        if semaphore.try_wait()
+            || self.spin(semaphore)
+            || semaphore.wait(timeout, || self.is_gone(peer))
+        {
             return Ok(());
         }
         let (kind, what) = match self.is_gone(peer) {
@@ -324,6 +328,16 @@ impl Mailbox {
             false => (ErrorKind::TimedOut, "did not come in time"),
         };
         Err(failed(call, self.memory.name(), kind, &format!("the {name} {what}")))
+    }
+
+    /// Spins for as long as it pays. Each miss in a row halves the time, soon to nothing: the messages are rare,
+    /// or both sides share one CPU. A success, also of a rare retry, restores it.
+    fn spin(&self, semaphore: &RawSemaphore) -> bool {
+        let misses = self.misses.get();
+        let time = MAX_SPIN / 2u32.saturating_pow(misses);
+        let spun = !time.is_zero() && semaphore.spin(time);
+        self.misses.set(if spun { 0 } else { (misses + 1) % RETRY_SPIN });
+        spun
     }
 
     /// Whether whoever has this role has left or died, or nobody is left who could take it.
