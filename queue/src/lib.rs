@@ -35,9 +35,9 @@ use std::marker::PhantomData;
 use std::time::{Duration, Instant};
 
 use ipc_channel::IpcError;
-use ipc_channel::ipc::{self, IpcReceiver, IpcSender};
+use ipc_channel::ipc::{IpcBytesReceiver, IpcBytesSender, bytes_channel};
 use ipc_channel::platform::OsIpcSender;
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Serialize, de::DeserializeOwned};
 
 use self::semaphore::Semaphore;
 use self::store::{MAX_BLOCKS, Overflow, recycle, scratch};
@@ -51,8 +51,8 @@ use self::store::{MAX_BLOCKS, Overflow, recycle, scratch};
 /// retained for reuse.
 #[derive(Debug)]
 pub struct Queue<T> {
-    sender: IpcSender<Message>,
-    receiver: IpcReceiver<Message>,
+    sender: IpcBytesSender,
+    receiver: IpcBytesReceiver,
     slots: Semaphore,
     items: Semaphore,
     overflow: Overflow,
@@ -82,18 +82,13 @@ pub enum GetError {
     Io(#[from] io::Error),
 }
 
-/// One value on its way, encoded.
-#[derive(Debug, Serialize, Deserialize)]
-enum Message {
-    Inline(#[serde(with = "serde_bytes")] Vec<u8>),
-    /// Too long for the socket: it lies in this block of the store.
-    Stored {
-        block: u32,
-        len: usize,
-    },
-}
+/// The first byte of a message: the encoded value follows.
+const INLINE: u8 = 0;
 
-/// What ipc-channel and the encoding of [`Message`] add to an encoded value, at most.
+/// Or: the value is too long for the socket. Its block in the store and its length follow.
+const STORED: u8 = 1;
+
+/// What ipc-channel and [`INLINE`] add to an encoded value, at most.
 const HEADER: usize = 32;
 
 /// The longest value that travels in the socket (and its encoding's few bytes). The kernel's accounting of
@@ -119,7 +114,7 @@ impl<T: Serialize + DeserializeOwned> Queue<T> {
             return Err(io::Error::new(ErrorKind::InvalidInput, what));
         }
         let capacity = capacity as u32;
-        let (sender, receiver) = ipc::channel().map_err(|e| named("socketpair", e))?;
+        let (sender, receiver) = bytes_channel().map_err(|e| named("socketpair", e))?;
         Ok(Queue {
             sender,
             receiver,
@@ -197,19 +192,20 @@ impl<T: Serialize + DeserializeOwned> Queue<T> {
         let received = self.recv();
         self.slots.release()?;
         let encoded = received?;
-        let decoded = rmp_serde::from_slice(&encoded).map_err(invalid)?;
+        let decoded = rmp_serde::from_slice(&encoded[1..]).map_err(invalid)?;
         recycle(encoded);
         Ok(Some(decoded))
     }
 
     /// Sends an encoded value; we have acquired one of `slots`.
     fn send(&self, encoded: &[u8]) -> io::Result<()> {
-        let send = |message| self.sender.send(message).map_err(|e| ipc_failed("sendmsg", e));
+        let send = |message: &[u8]| self.sender.send(message).map_err(|e| named("sendmsg", e));
         if fits(encoded.len(), self.capacity, OsIpcSender::get_max_fragment_size()) {
-            return send(Message::Inline(encoded.to_vec()));
+            return send(encoded);
         }
         let (block, len) = (self.overflow.write(encoded)?, encoded.len());
-        let sent = send(Message::Stored { block, len });
+        let sent =
+            postcard::to_stdvec(&(STORED, block, len)).map_err(invalid).and_then(|m| send(&m));
         if sent.is_err() {
             self.overflow.release(block, len)?;
         }
@@ -226,14 +222,13 @@ impl<T: Serialize + DeserializeOwned> Queue<T> {
                 message => break message.map_err(|e| ipc_failed("recvmsg", e))?,
             }
         };
-        match message {
-            Message::Inline(encoded) => Ok(encoded),
-            Message::Stored { block, len } => {
-                let encoded = self.overflow.read(block, len);
-                self.overflow.release(block, len)?;
-                encoded
-            }
+        if message.starts_with(&[INLINE]) {
+            return Ok(message);
         }
+        let (_, block, len): (u8, u32, usize) = postcard::from_bytes(&message).map_err(invalid)?;
+        let encoded = self.overflow.read(block, len);
+        self.overflow.release(block, len)?;
+        encoded
     }
 }
 
@@ -276,6 +271,7 @@ impl Write for Encoded {
 /// its type has.
 fn encode<T: Serialize + DeserializeOwned>(value: &T) -> io::Result<Vec<u8>> {
     let mut encoded = Encoded { bytes: scratch(), nil: false };
+    encoded.bytes.push(INLINE);
     let mut serializer = rmp_serde::Serializer::new(&mut encoded).with_struct_map();
     value.serialize(&mut serializer).map_err(invalid)?;
     // MessagePack writes Some(None) and Some(()) as it writes None. postcard does not, so compare.
@@ -283,8 +279,8 @@ fn encode<T: Serialize + DeserializeOwned>(value: &T) -> io::Result<Vec<u8>> {
         let bytes = postcard::to_stdvec(value).map_err(invalid)?;
         io::Result::Ok(bytes.into_iter().map(u64::from).sum::<u64>())
     };
-    if encoded.nil && sum(&rmp_serde::from_slice(&encoded.bytes).map_err(invalid)?)? != sum(value)?
-    {
+    let decode = |bytes| rmp_serde::from_slice(bytes).map_err(invalid);
+    if encoded.nil && sum(&decode(&encoded.bytes[1..])?)? != sum(value)? {
         return Err(invalid("Some(None) and Some(()) would come out as None"));
     }
     Ok(encoded.bytes)
@@ -310,6 +306,7 @@ fn invalid(error: impl Display) -> io::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde::Deserialize;
     use serde_bytes::ByteBuf;
 
     #[test]
@@ -365,7 +362,7 @@ mod tests {
     fn check_unchanged<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(value: T) {
         let queue = Queue::new(1).unwrap();
         let encoded = encode(&value).unwrap();
-        let expected: T = rmp_serde::from_slice(&encoded).unwrap();
+        let expected: T = rmp_serde::from_slice(&encoded[1..]).unwrap();
         assert_eq!(expected, value);
         queue.try_put(expected).unwrap();
         assert_eq!(queue.try_get().unwrap(), value);

@@ -3,6 +3,8 @@
 //! The kernel keeps a counter: read(2) decrements it, write(2) increments it, and poll(2) blocks while it
 //! is 0. This file needs no other.
 
+use std::cell::Cell;
+use std::hint::spin_loop;
 use std::io;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
@@ -11,42 +13,77 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
+/// How long [`Semaphore::acquire`] spins at most before it blocks: about what a wake-up on another CPU costs.
+const MAX_SPIN: Duration = Duration::from_micros(100);
+
+/// After so many waits without success, try spinning again.
+const RETRY_SPIN: u32 = 4096;
+
 /// A counting semaphore for this process and all children forked later.
+///
+/// It is not `Sync`: one thread of each process uses it.
 #[derive(Debug)]
-pub struct Semaphore(EventFd);
+pub struct Semaphore {
+    eventfd: EventFd,
+    /// How many waits in a row spun in vain, or did not spin.
+    misses: Cell<u32>,
+}
 
 impl Semaphore {
     /// Makes a semaphore of this value: eventfd(2).
     pub fn new(value: u32) -> io::Result<Semaphore> {
         let flags = EfdFlags::EFD_SEMAPHORE | EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC;
         let eventfd = EventFd::from_value_and_flags(value, flags);
-        eventfd.map(Semaphore).map_err(|errno| named("eventfd", errno))
+        let eventfd = eventfd.map_err(|errno| named("eventfd", errno))?;
+        Ok(Semaphore { eventfd, misses: Cell::new(0) })
     }
 
     /// Takes one: true, or false if the deadline passed. `None` blocks as long as it takes.
     pub fn acquire(&self, deadline: Option<Instant>) -> io::Result<bool> {
-        loop {
-            match self.0.read() {
-                Ok(_) => return Ok(true),
-                Err(Errno::EAGAIN) => {}
-                Err(errno) => return Err(named("read", errno)),
-            }
+        let mut acquired = self.try_acquire()? || self.spin(deadline)?;
+        while !acquired {
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
             if left == Some(Duration::ZERO) {
                 return Ok(false);
             }
-            let mut fds = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
+            let mut fds = [PollFd::new(self.eventfd.as_fd(), PollFlags::POLLIN)];
             match ppoll(&mut fds, left.map(Into::into), None) {
-                // Woken, or time to look at the clock. Retry: another process may have won.
-                Ok(_) | Err(Errno::EINTR) => {}
+                // Woken, or time to look at the clock. Another process may have won.
+                Ok(_) | Err(Errno::EINTR) => acquired = self.try_acquire()?,
                 Err(errno) => return Err(named("ppoll", errno)),
             }
         }
+        Ok(true)
+    }
+
+    fn try_acquire(&self) -> io::Result<bool> {
+        match self.eventfd.read() {
+            Ok(_) => Ok(true),
+            Err(Errno::EAGAIN) => Ok(false),
+            Err(errno) => Err(named("read", errno)),
+        }
+    }
+
+    /// Tries for as long as it pays. Each miss in a row halves the time, soon to nothing: values are rare, or
+    /// both sides share one CPU. A success, also of a rare retry, restores it.
+    fn spin(&self, deadline: Option<Instant>) -> io::Result<bool> {
+        let (start, misses) = (Instant::now(), self.misses.get());
+        let mut end = start + MAX_SPIN / 2u32.saturating_pow(misses);
+        end = deadline.map_or(end, |deadline| deadline.min(end));
+        self.misses.set((misses + 1) % RETRY_SPIN);
+        while Instant::now() < end {
+            if self.try_acquire()? {
+                self.misses.set(0);
+                return Ok(true);
+            }
+            spin_loop();
+        }
+        Ok(false)
     }
 
     /// Gives one back, and wakes a process that waits for it. Never blocks.
     pub fn release(&self) -> io::Result<()> {
-        self.0.write(1).map(drop).map_err(|errno| named("write", errno))
+        self.eventfd.write(1).map(drop).map_err(|errno| named("write", errno))
     }
 }
 
