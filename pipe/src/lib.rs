@@ -47,6 +47,10 @@ const COPY_MAX: usize = 8 * 1024;
 /// The most we reserve on the strength of the length prefix alone.
 const MAX_PREALLOC: usize = 1024 * 1024;
 
+/// How long a sender of many small messages may go on before we read on. If we drained the pipe at once, we
+/// would block after every message, and each send would pay for waking us.
+const GATHER: Duration = Duration::from_micros(4);
+
 /// The receiving end of a pipe: the first of the two that `Pipe(False)` returns.
 ///
 /// It reads ahead: bytes of the next message may already be in its buffer. So do not read
@@ -54,6 +58,8 @@ const MAX_PREALLOC: usize = 1024 * 1024;
 #[derive(Debug)]
 pub struct Receiver {
     reader: BufReader<File>,
+    /// Whether the last read(2) brought more than one message.
+    streaming: bool,
 }
 
 /// The sending end of a pipe: the second of the two that `Pipe(False)` returns.
@@ -144,6 +150,13 @@ impl Receiver {
     /// killed, in the middle of one, and with `InvalidData` when the length is impossible; the
     /// pipe is unusable then.
     pub fn recv(&mut self) -> io::Result<Option<Vec<u8>>> {
+        let read_ahead = !self.reader.buffer().is_empty();
+        if self.streaming && !read_ahead {
+            let start = Instant::now();
+            while start.elapsed() < GATHER {
+                std::thread::yield_now();
+            }
+        }
         while let Err(error) = self.reader.fill_buf() {
             if error.kind() != ErrorKind::Interrupted {
                 return Err(named("read", error));
@@ -166,6 +179,7 @@ impl Receiver {
         // The length is untrusted: grow as bytes arrive.
         body.reserve_exact(length.min(MAX_PREALLOC as u64) as usize);
         self.reader.by_ref().take(length).read_to_end(&mut body).map_err(torn)?;
+        self.streaming = read_ahead || !self.reader.buffer().is_empty();
         match body.len() as u64 == length {
             true => Ok(Some(body)),
             false => Err(torn(ErrorKind::UnexpectedEof.into())),
@@ -222,7 +236,8 @@ impl Connection {
 /// already read.
 impl From<OwnedFd> for Receiver {
     fn from(fd: OwnedFd) -> Receiver {
-        Receiver { reader: BufReader::with_capacity(READ_BUFFER, fd.into()) }
+        let reader = BufReader::with_capacity(READ_BUFFER, fd.into());
+        Receiver { reader, streaming: false }
     }
 }
 
