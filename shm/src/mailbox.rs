@@ -43,9 +43,9 @@ use super::semaphore::{LEFT, PID_MASK, RawSemaphore, identity, is_alive};
 /// Two may open it, in one process or in two. The first that writes is the writer and the first that
 /// reads is the reader, permanently.
 ///
-/// A wait spins for up to 100 µs first, as long as that pays, then it sleeps. With a timeout of `None` it
-/// blocks as long as it takes, also for a peer that has not come yet; a peer that has come and is gone is
-/// noticed within 250 ms.
+/// A wait spins for up to 100 µs first (longer for long messages), as long as that pays, then it sleeps.
+/// With a timeout of `None` it blocks as long as it takes, also for a peer that has not come yet; a peer
+/// that has come and is gone is noticed within 250 ms.
 #[derive(Debug)]
 pub struct Mailbox {
     memory: SharedMemory,
@@ -87,7 +87,8 @@ type Role = (usize, &'static str);
 const WRITER: Role = (0, "writer");
 const READER: Role = (1, "reader");
 
-/// How long a wait spins at most before it sleeps: about what a wake-up on another CPU costs.
+/// How long a wait spins at most before it sleeps: about what a wake-up on another CPU costs. The time for the
+/// other side's copy is added.
 const MAX_SPIN: Duration = Duration::from_micros(100);
 
 /// After so many waits without success, try spinning again.
@@ -334,7 +335,9 @@ impl Mailbox {
     /// or both sides share one CPU. A success, also of a rare retry, restores it.
     fn spin(&self, semaphore: &RawSemaphore) -> bool {
         let misses = self.misses.get();
-        let time = MAX_SPIN / 2u32.saturating_pow(misses);
+        // The other side may be copying a message as long as the last one.
+        let length = self.header().length.load(Ordering::Relaxed).min(self.capacity() as u64);
+        let time = (MAX_SPIN + Duration::from_nanos(length / 4)) / 2u32.saturating_pow(misses);
         let spun = !time.is_zero() && semaphore.spin(time);
         self.misses.set(if spun { 0 } else { (misses + 1) % RETRY_SPIN });
         spun
