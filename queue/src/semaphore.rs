@@ -17,7 +17,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 const MAX_SPIN: Duration = Duration::from_micros(100);
 
 /// After so many waits without success, try spinning again.
-const RETRY_SPIN: u32 = 4096;
+const RETRY_SPIN: u32 = 8192;
 
 /// A counting semaphore for this process and all children forked later.
 ///
@@ -64,20 +64,19 @@ impl Semaphore {
         }
     }
 
-    /// Tries for as long as it pays. Each miss in a row halves the time, soon to nothing: values are rare, or
-    /// both sides share one CPU. A success, also of a rare retry, restores it.
+    /// Tries for as long as it pays: each second miss in a row halves the time, soon to nothing, since values
+    /// are rare, or both sides share one CPU. A success, also of a rare retry, restores it.
     fn spin(&self, deadline: Option<Instant>) -> io::Result<bool> {
-        let (start, misses) = (Instant::now(), self.misses.get());
-        let mut end = start + MAX_SPIN / 2u32.saturating_pow(misses);
+        let missed = self.misses.take();
+        let mut end = Instant::now() + MAX_SPIN / 2u32.saturating_pow(missed / 2);
         end = deadline.map_or(end, |deadline| deadline.min(end));
-        self.misses.set((misses + 1) % RETRY_SPIN);
         while Instant::now() < end {
             if self.try_acquire()? {
-                self.misses.set(0);
                 return Ok(true);
             }
             spin_loop();
         }
+        self.misses.set((missed + 1) % RETRY_SPIN);
         Ok(false)
     }
 

@@ -91,9 +91,6 @@ const READER: Role = (1, "reader");
 /// other side's copy is added.
 const MAX_SPIN: Duration = Duration::from_micros(100);
 
-/// After so many waits without success, try spinning again.
-const RETRY_SPIN: u32 = 4096;
-
 /// How often to look again where the kernel has no event to wait for.
 const POLL_INTERVAL: Duration = Duration::from_millis(1);
 
@@ -318,10 +315,13 @@ impl Mailbox {
         timeout: Option<Duration>,
         (peer, name): Role,
     ) -> io::Result<()> {
-        if semaphore.try_wait()
-            || self.spin(semaphore)
-            || semaphore.wait(timeout, || self.is_gone(peer))
-        {
+        if semaphore.try_wait() {
+            return Ok(());
+        }
+        // The other side may be copying a message as long as the last one.
+        let length = self.header().length.load(Ordering::Relaxed).min(self.capacity() as u64);
+        let time = MAX_SPIN + Duration::from_nanos(length / 4);
+        if semaphore.spin(time, &self.misses) || semaphore.wait(timeout, || self.is_gone(peer)) {
             return Ok(());
         }
         let (kind, what) = match self.is_gone(peer) {
@@ -329,18 +329,6 @@ impl Mailbox {
             false => (ErrorKind::TimedOut, "did not come in time"),
         };
         Err(failed(call, self.memory.name(), kind, &format!("the {name} {what}")))
-    }
-
-    /// Spins for as long as it pays. Each miss in a row halves the time, soon to nothing: the messages are rare,
-    /// or both sides share one CPU. A success, also of a rare retry, restores it.
-    fn spin(&self, semaphore: &RawSemaphore) -> bool {
-        let misses = self.misses.get();
-        // The other side may be copying a message as long as the last one.
-        let length = self.header().length.load(Ordering::Relaxed).min(self.capacity() as u64);
-        let time = (MAX_SPIN + Duration::from_nanos(length / 4)) / 2u32.saturating_pow(misses);
-        let spun = !time.is_zero() && semaphore.spin(time);
-        self.misses.set(if spun { 0 } else { (misses + 1) % RETRY_SPIN });
-        spun
     }
 
     /// Whether whoever has this role has left or died, or nobody is left who could take it.

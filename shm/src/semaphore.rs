@@ -8,6 +8,7 @@
 
 #![expect(unsafe_code, reason = "futex(2) takes an address, and the page is raw memory")]
 
+use std::cell::Cell;
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::ptr;
@@ -66,6 +67,9 @@ impl Semaphore {
     }
 }
 
+/// After so many waits without success, try spinning again.
+const RETRY_SPIN: u32 = 8192;
+
 /// A semaphore in memory that several processes map. All zeros is one of value 0.
 #[derive(Debug, Default)]
 #[repr(C)]
@@ -95,9 +99,12 @@ impl RawSemaphore {
     }
 
     /// Takes one off if there is one within `time`. No system call.
-    pub(crate) fn spin(&self, time: Duration) -> bool {
-        let start = Instant::now();
-        while start.elapsed() < time {
+    ///
+    /// Spins for as long as it pays: each second miss in a row halves the time, soon to nothing, since
+    /// messages are rare, or both sides share one CPU. A success, also of a rare retry, restores it.
+    pub(crate) fn spin(&self, time: Duration, misses: &Cell<u32>) -> bool {
+        let (start, missed) = (Instant::now(), misses.take());
+        while start.elapsed() < time / 2u32.saturating_pow(missed / 2) {
             for _ in 0..20 {
                 if self.try_wait() {
                     return true;
@@ -105,6 +112,7 @@ impl RawSemaphore {
                 std::hint::spin_loop();
             }
         }
+        misses.set((missed + 1) % RETRY_SPIN);
         false
     }
 
