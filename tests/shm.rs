@@ -8,8 +8,8 @@ use std::path::Path;
 use nix::sys::signal::Signal;
 use shm::Mailbox;
 use support::{
-    Program, check_accidents, check_console_blocks, check_kills, check_story, normalised, numbers,
-    program, readme_shows, run, skip, wait_for, waits_in, with_tmpfs,
+    NOBODY, Program, check_accidents, check_console_blocks, check_kills, check_story, normalised,
+    numbers, program, readme_shows, run, skip, wait_for, waits_in, with_tmpfs,
 };
 
 const SHM: &str = env!("CARGO_BIN_EXE_shm");
@@ -45,7 +45,7 @@ fn bad_arguments_are_refused() {
 /// One role in a terminal of its own, meeting the other at a name that no other test uses.
 fn role(role: &str, test: &str) -> Program {
     let mut program = Program::start(&mut program(SHM, &[role, &name(test)]));
-    program.line_with(&format!("waits for the other side at {}", name(test)));
+    program.line_with(&format!("opens {}", name(test)));
     program
 }
 
@@ -74,7 +74,7 @@ fn two_terminals_in_either_order() {
 
 /// One role, stopped before it prints what comes after `lines`.
 fn stopped_role(role: &str, test: &str, lines: &[&str]) -> Program {
-    let meets = format!("waits for the other side at {}", name(test));
+    let meets = format!("opens {}", name(test));
     let lines = [&[meets.as_str()], lines].concat();
     let room = lines.iter().map(|line| format!("{role:>10} | {line}\n").len()).sum();
     Program::start_stopped_at(&mut program(SHM, &[role, &name(test)]), room)
@@ -245,8 +245,8 @@ fn memory_that_is_not_a_mailbox_of_ours_is_left_alone() {
         assert_eq!(fs::read_to_string(&path).unwrap(), content);
     }
     if nix::unistd::geteuid().is_root() {
-        std::os::unix::fs::chown(&path, Some(65534), None).unwrap();
-        let error = format!("shm_open {}: belongs to user 65534", name(test));
+        std::os::unix::fs::chown(&path, Some(NOBODY), None).unwrap();
+        let error = format!("shm_open {}: belongs to user {NOBODY}", name(test));
         run(&mut program(SHM, &["reader", &name(test)])).failed(1, &[&error]);
     } else {
         skip("another user's memory (only root can make that)");

@@ -3,6 +3,7 @@
 //! This program runs itself in strace, once for each mechanism. One process is both sides, so
 //! nobody ever waits, and the number is exact. (It is not a libtest: its threads would be counted.)
 
+#[macro_use]
 mod support;
 
 use std::collections::BTreeMap;
@@ -10,13 +11,12 @@ use std::fs;
 use std::hint::black_box;
 use std::io::BufReader;
 use std::os::unix::process::parent_id;
-use std::path::Path;
 use std::process::Command;
 use std::thread;
 
 use anyhow::{Result, ensure};
 use shm::Mailbox;
-use support::{has, skip, temp_dir};
+use support::{has, run_checks, skip, temp_dir};
 
 /// How many messages are sent and received.
 const MESSAGES: usize = 100;
@@ -46,38 +46,36 @@ const COUNTED: [(&str, Start, Calls); 6] = [
     ("unix", unix, &[("read", 1), ("write", 1)]),
 ];
 
-fn main() -> Result<()> {
-    if let Ok(which) = std::env::var(TRACED) {
-        if which == "timeouts" {
-            return time_out();
+fn main() {
+    match std::env::var(TRACED).as_deref() {
+        Ok("timeouts") => time_out().unwrap(),
+        Ok(which) => {
+            let (_, start, _) = COUNTED.iter().find(|(name, ..)| *name == which).unwrap();
+            start().and_then(exchange_between_marks).unwrap();
         }
-        let (_, start, _) = COUNTED.iter().find(|(name, ..)| *name == which).unwrap();
-        return exchange_between_marks(start()?);
+        Err(_) => run_checks(checks![
+            a_message_takes_just_these_system_calls,
+            waits_do_not_go_by_the_wall_clock,
+        ]),
     }
-    if !has("strace") {
-        skip("no strace here to count system calls");
-        return Ok(());
-    }
-    let dir = temp_dir();
-    for (name, _, expected) in COUNTED {
-        let counted = count(name, &dir.path().join("trace"))?;
-        let expected = expected.iter().map(|(call, each)| (call.to_string(), each * MESSAGES));
-        assert_eq!(counted, expected.collect(), "system calls of {MESSAGES} messages over {name}");
-        println!("test {name} ... ok");
-    }
-    check_the_clock_of_waits(&dir.path().join("trace"))
 }
 
-/// A wait must not go by the wall clock, which may be set back: what sleeps with a timeout must not say so.
-fn check_the_clock_of_waits(trace: &Path) -> Result<()> {
-    trace_ourselves("timeouts", trace)?;
-    let trace = fs::read_to_string(trace)?;
+fn a_message_takes_just_these_system_calls() {
+    for (name, _, expected) in COUNTED {
+        let Some(trace) = trace_ourselves(name) else { return };
+        let expected = expected.iter().map(|(call, each)| (call.to_string(), each * MESSAGES));
+        let counted = count(&trace);
+        assert_eq!(counted, expected.collect(), "system calls of {MESSAGES} messages over {name}");
+    }
+}
+
+/// The wall clock may be set back: what sleeps with a timeout must not go by it.
+fn waits_do_not_go_by_the_wall_clock() {
+    let Some(trace) = trace_ourselves("timeouts") else { return };
     let waits: Vec<_> = trace.lines().filter(|line| line.contains("FUTEX_WAIT")).collect();
-    ensure!(!waits.is_empty() && trace.contains("ETIMEDOUT"), "no wait in the trace:\n{trace}");
+    assert!(!waits.is_empty() && trace.contains("ETIMEDOUT"), "no wait in the trace:\n{trace}");
     let by_the_wall = waits.iter().find(|wait| wait.contains("FUTEX_CLOCK_REALTIME"));
-    ensure!(by_the_wall.is_none(), "{by_the_wall:?}");
-    println!("test the clock of waits ... ok");
-    Ok(())
+    assert_eq!(by_the_wall, None);
 }
 
 /// Waits in vain for what is waited for in shared memory.
@@ -91,19 +89,23 @@ fn time_out() -> Result<()> {
     Ok(())
 }
 
-/// Runs this program in strace.
-fn trace_ourselves(what: &str, trace: &Path) -> Result<()> {
+/// Runs this program in strace, and returns what that saw.
+fn trace_ourselves(what: &str) -> Option<String> {
+    if !has("strace") {
+        skip("no strace here to count system calls");
+        return None;
+    }
+    let dir = temp_dir();
+    let trace = dir.path().join("trace");
     let mut strace = Command::new("strace");
-    let exe = std::env::current_exe()?;
-    let status = strace.arg("-o").arg(trace).arg(exe).env(TRACED, what).status()?;
-    ensure!(status.success(), "strace {what}: {status}");
-    Ok(())
+    let exe = std::env::current_exe().unwrap();
+    let status = strace.arg("-o").arg(&trace).arg(exe).env(TRACED, what).status().unwrap();
+    assert!(status.success(), "strace {what}: {status}");
+    Some(fs::read_to_string(trace).unwrap())
 }
 
 /// The system calls between the two marks.
-fn count(name: &str, trace: &Path) -> Result<BTreeMap<String, usize>> {
-    trace_ourselves(name, trace)?;
-    let trace = fs::read_to_string(trace)?;
+fn count(trace: &str) -> BTreeMap<String, usize> {
     let calls = trace.lines().filter_map(|line| match line.split_once('(')?.0 {
         // What std's sockets do, and which of them, differs from version to version.
         "recvfrom" => Some("read"),
@@ -111,16 +113,14 @@ fn count(name: &str, trace: &Path) -> Result<BTreeMap<String, usize>> {
         call => Some(call),
     });
     let mut counted = BTreeMap::new();
-    for call in calls.skip_while(|call| *call != "getppid").skip(1) {
-        if call == "getppid" {
-            return Ok(counted);
-        }
+    let between = calls.skip_while(|call| *call != "getppid").skip(1);
+    for call in between.take_while(|call| *call != "getppid") {
         // Now and then malloc asks for memory, but not for each message.
         if !["brk", "mmap", "munmap"].contains(&call) {
             *counted.entry(call.to_owned()).or_default() += 1;
         }
     }
-    anyhow::bail!("the marks of {name} are not in the trace:\n{trace}")
+    counted
 }
 
 fn exchange_between_marks(mut exchange: Exchange) -> Result<()> {

@@ -191,8 +191,15 @@ pub fn pin(cpu: usize) -> Result<()> {
     Ok(sched_setaffinity(Pid::this(), &one)?)
 }
 
-/// Prints the head of the table.
+/// Prints the head of the table, or of what [`scaling`] prints.
 pub fn head() {
+    if scaling_wanted() {
+        println!(
+            "{:<9} {:>8}    {:<7} {:>13}   peak memory",
+            "one way", "messages", "size", "time"
+        );
+        return;
+    }
     println!(
         "{:<11} {:<17} {:>4} {:>11} {:>11} {:>5} {:>11} {:>5}",
         "mechanism", "message", "CPUs", "ours", "bare", "ratio", "Python", "ratio"
@@ -237,12 +244,12 @@ pub fn scaling<L: Link>(name: &str, peer: &mut Peer<L>) -> Result<()> {
         let time = peer.batch(OneWay, size, count)?.as_secs_f64();
         let each = time / (size * count) as f64 * 1e9;
         let (size, memory) = (bytes(size), peer.memory()?);
-        println!("{name:<12} {count:>8} of {size:<7} {each:>8.3} ns a byte {memory:>8} KiB");
+        println!("{name:<9} {count:>8} of {size:<7} {each:>7.3} ns a byte {memory:>7} KiB");
     }
     for count in [1_000, 10_000, 100_000, 1_000_000] {
         let each = peer.batch(OneWay, 64, count)?.as_secs_f64() / count as f64 * 1e9;
         let memory = peer.memory()?;
-        println!("{name:<12} {count:>8} of 64 B    {each:>8.0} ns each   {memory:>8} KiB");
+        println!("{name:<9} {count:>8} of 64 B    {each:>7.0} ns each   {memory:>7} KiB");
     }
     Ok(())
 }

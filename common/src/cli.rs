@@ -1,9 +1,10 @@
 use std::io::{self, Error, ErrorKind, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Result;
 
-use crate::{Stopped, log};
+use crate::{Stopped, log, say};
 
 /// For arguments that no `match` arm takes: prints the help text to stderr, and exits with 2.
 pub fn usage(help: &str) -> ! {
@@ -17,23 +18,33 @@ pub fn usage(help: &str) -> ! {
 /// refuses as `InvalidInput`, 128 + signal when a signal [`Stopped`] it (as a shell reports it), and 1
 /// for any other error.
 pub fn main(help: &str, run: impl FnOnce(&[&str]) -> Result<()>) -> ExitCode {
-    log::start_clock();
     let args: Vec<_> = std::env::args_os().skip(1).collect();
     let args: Option<Vec<&str>> = args.iter().map(|arg| arg.to_str()).collect();
     let result = match args.as_deref() {
         Some([.., "--help" | "-h"]) => log::print(help),
-        Some(args) => run(args),
+        Some(args) => log::start().and_then(|()| run(args)),
         None => Err(Error::new(ErrorKind::InvalidInput, "arguments must be UTF-8").into()),
     };
     let Err(error) = result else {
         return ExitCode::SUCCESS;
     };
+    if let Some(Stopped(signal)) = error.downcast_ref() {
+        // No error: it is what the user asked for. A role in its own terminal is the first argument.
+        let role = args.as_deref().and_then(|args| args.first()).unwrap_or(&"parent");
+        let _ = log::set_role(role).and_then(|()| say!("stops: {signal}"));
+        return ExitCode::from(128 + *signal as u8);
+    }
     let role = log::role().map(|role| role + ": ").unwrap_or_default();
     // If stderr is gone, the exit status still tells.
     let _ = io::stderr().write_all(format!("{role}error: {error:#}\n").as_bytes());
-    match (error.downcast_ref::<Stopped>(), error.downcast_ref::<Error>()) {
-        (Some(Stopped(signal)), _) => ExitCode::from(128 + *signal as u8),
-        (_, Some(error)) if error.kind() == ErrorKind::InvalidInput => ExitCode::from(2),
+    match error.downcast_ref::<Error>() {
+        Some(error) if error.kind() == ErrorKind::InvalidInput => {
+            let program = std::env::args_os().next().unwrap_or_default();
+            let program = Path::new(&program).file_name().unwrap_or_default().to_string_lossy();
+            let help = format!("for help: cargo run -p {program} -- --help\n");
+            let _ = io::stderr().write_all(help.as_bytes());
+            ExitCode::from(2)
+        }
         _ => ExitCode::FAILURE,
     }
 }

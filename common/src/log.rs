@@ -77,9 +77,16 @@ pub(crate) fn print(text: &str) -> Result<()> {
     }
 }
 
-/// Starts the clock of `IPC_LOG=time`.
-pub(crate) fn start_clock() {
+/// Starts the clock of `IPC_LOG=time`, and refuses any other value.
+pub(crate) fn start() -> Result<()> {
     START.get_or_init(Instant::now);
+    match std::env::var_os("IPC_LOG").filter(|value| !value.is_empty() && value != "time") {
+        Some(value) => {
+            let what = format!("IPC_LOG is {value:?}: expected \"time\"");
+            Err(io::Error::new(ErrorKind::InvalidInput, what).into())
+        }
+        None => Ok(()),
+    }
 }
 
 /// With `IPC_LOG=time`: the milliseconds since the program started, and the process id.

@@ -19,7 +19,7 @@ pub fn run(role: &str, name: &str) -> Result<()> {
     // Whoever comes first makes it, and whoever leaves last removes it.
     let mailbox = Mailbox::create_or_open(name, SIZE)?;
     supervise([Process::spawn(role, || {
-        say!("waits for the other side at {name}")?;
+        say!("opens {name}")?;
         if role == "writer" { writer(&mailbox) } else { reader(&mailbox) }
     })?])
 }

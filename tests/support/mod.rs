@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 
 use libtest_mimic::{Arguments, Trial};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::sys::signal::{Signal, kill, killpg};
-use nix::unistd::Pid;
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, kill, killpg, sigaction};
+use nix::unistd::{Pid, geteuid};
 use tempfile::TempDir;
 
 /// Checks and their names, for [`run_checks`].
@@ -28,6 +28,7 @@ macro_rules! checks {
 /// libtest's threads would make every fork refuse. Takes libtest's arguments, and ends the program.
 pub fn run_checks(checks: Vec<(&'static str, fn())>) -> ! {
     let mut args = Arguments::from_args();
+    stop_signals_as_usual().unwrap();
     args.test_threads = Some(1);
     let trial = |(name, check): (&str, fn())| {
         Trial::test(name, move || {
@@ -94,8 +95,44 @@ pub fn run(command: &mut Command) -> Finished {
 pub fn program(exe: &str, args: &[&str]) -> Command {
     let mut command = Command::new(exe);
     command.args(args).env_remove("NO_COLOR").env_remove("IPC_LOG");
+    #[expect(unsafe_code, reason = "only a child may change what it does on a signal")]
+    // SAFETY: sigaction is async-signal-safe. Not covered: nothing else.
+    unsafe {
+        command.pre_exec(stop_signals_as_usual);
+    }
     command
 }
+
+/// Under nohup, and in the background of a script, stop signals are ignored, and the programs respect that.
+fn stop_signals_as_usual() -> std::io::Result<()> {
+    for signal in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM] {
+        let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+        #[expect(unsafe_code, reason = "there is no safe way")]
+        // SAFETY: installs no handler. Not covered: nothing else.
+        unsafe { sigaction(signal, &default) }?;
+    }
+    Ok(())
+}
+
+/// Likewise as a user who owns nothing; with it the directory of the copy that this user may execute.
+/// `None` if that cannot be arranged.
+pub fn program_of_nobody(exe: &str, args: &[&str]) -> Option<(Command, TempDir)> {
+    let dir = temp_dir();
+    let open = fs::Permissions::from_mode(0o755);
+    fs::set_permissions(dir.path(), open).unwrap();
+    let copy = dir.path().join("program");
+    fs::copy(exe, &copy).unwrap();
+    let may_enter = |dir: &Path| fs::metadata(dir).unwrap().permissions().mode() & 0o001 != 0;
+    if !geteuid().is_root() || !dir.path().ancestors().all(may_enter) {
+        return None;
+    }
+    let mut command = program(copy.to_str().unwrap(), args);
+    command.uid(NOBODY).gid(NOBODY);
+    Some((command, dir))
+}
+
+/// A user and a group that own nothing.
+pub const NOBODY: u32 = 65534;
 
 impl Program {
     /// Starts a program whose output is read when it has finished.
@@ -325,8 +362,13 @@ pub fn list(dir: impl AsRef<Path>) -> Vec<String> {
 /// A directory that only this user may enter, removed with all that is in it.
 #[track_caller]
 pub fn temp_dir() -> TempDir {
+    let mut parent = std::env::temp_dir();
+    // The path of a Unix socket in it must not be longer than 107 bytes.
+    if !parent.is_dir() || parent.as_os_str().len() > 64 {
+        parent = "/tmp".into();
+    }
     let private = fs::Permissions::from_mode(0o700);
-    tempfile::Builder::new().prefix("ipc-").permissions(private).tempdir().unwrap()
+    tempfile::Builder::new().prefix("ipc-").permissions(private).tempdir_in(parent).unwrap()
 }
 
 /// The README in English, and in Chinese.
