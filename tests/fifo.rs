@@ -9,10 +9,10 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use nix::sys::signal::Signal;
-use nix::unistd::geteuid;
 use support::{
-    NOBODY, Program, check_accidents, check_console_blocks, check_kills, check_story, list,
-    program, program_of_nobody, readme_shows, run, skip, temp_dir, with_tmpfs,
+    Program, block, check_accidents, check_console_blocks, check_kills, check_story,
+    give_to_nobody, has, list, program, program_of_nobody, readme_shows, run, skip, temp_dir,
+    with_tmpfs,
 };
 use tempfile::TempDir;
 
@@ -273,33 +273,63 @@ fn what_is_in_the_way_is_left_alone() {
 }
 
 #[test]
-fn a_directory_may_be_read_only_full_or_somebody_else_s() {
+fn a_directory_may_be_read_only_or_full() {
     let dir = temp_dir();
-    if !geteuid().is_root() {
-        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o500)).unwrap();
-        let denied = "mkfifo pipe.in: Permission denied";
-        role("consumer", &dir).finish().failed(1, &[denied]);
-        return skip("a full disk, and another user's FIFO (only root can make them)");
-    }
     let consumer = format!("exec {FIFO} consumer {}", dir.path().display());
     for (options, error) in [("ro", "Read-only file system"), ("nr_inodes=1", "No space left")] {
-        let mut command = with_tmpfs(dir.path(), options, &consumer).unwrap();
+        let Some(mut command) = with_tmpfs(dir.path(), options, &consumer) else {
+            return skip("a full disk (only root may mount)");
+        };
         let error = format!("mkfifo {}: {error}", dir.path().join("pipe.in").display());
         run(&mut command).failed(1, &[&error]);
     }
+}
+
+#[test]
+fn what_is_another_user_s_is_not_used() {
+    let dir = temp_dir();
     let path = dir.path().join("pipe.in");
     fifo::create(&path).unwrap();
-    std::os::unix::fs::chown(&path, Some(NOBODY), None).unwrap();
+    if !give_to_nobody(&path) {
+        fs::remove_file(&path).unwrap();
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o500)).unwrap();
+        let error = "mkfifo pipe.in: Permission denied";
+        role("consumer", &dir).finish().failed(1, &[error]);
+        return skip("another user's FIFO (only root can make that)");
+    }
     let error = "mkfifo pipe.in: exists and belongs to user 65534";
     role("consumer", &dir).finish().failed(1, &[error]);
     assert_eq!(list(dir.path()), ["pipe.in"]);
     let args = ["consumer", dir.path().to_str().unwrap()];
     match program_of_nobody(FIFO, &args) {
         Some((mut nobody, _copy)) => run(&mut nobody).failed(1, &["Permission denied"]),
-        None => {
-            skip("another user's view (the temporary directory lies where others may not enter)")
-        }
+        None => skip("another user's view (TMPDIR lies where others may not enter)"),
     }
+}
+
+#[test]
+fn python_can_be_either_side() {
+    if !has("python3") {
+        return skip("no python3 here");
+    }
+    let dir = temp_dir();
+    let python = |script: &str| {
+        let script = block("python", &format!("# {script}.py: "));
+        let mut command = Command::new("python3");
+        command.args(["-c", script]).current_dir(dir.path()).stdout(Stdio::piped());
+        command.spawn().unwrap()
+    };
+    let mut consumer = role("consumer", &dir);
+    consumer.line_with("waits for a writer at pipe.in"); // now the FIFOs are there
+    let output = python("producer").wait_with_output().unwrap();
+    let printed = "read msg 1\nread msg 2\nread msg 3\n";
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), printed);
+    consumer.finish().succeeded();
+
+    let mut consumer = python("consumer");
+    role("producer", &dir).finish().succeeded();
+    assert!(consumer.wait().unwrap().success());
+    assert_eq!(list(dir.path()), [""; 0], "left behind");
 }
 
 #[test]

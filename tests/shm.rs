@@ -8,8 +8,8 @@ use std::path::Path;
 use nix::sys::signal::Signal;
 use shm::Mailbox;
 use support::{
-    NOBODY, Program, check_accidents, check_console_blocks, check_kills, check_story, normalised,
-    numbers, program, readme_shows, run, skip, wait_for, waits_in, with_tmpfs,
+    Program, check_accidents, check_console_blocks, check_kills, check_story, give_to_nobody,
+    normalised, numbers, program, readme_shows, run, skip, wait_for, waits_in, with_tmpfs,
 };
 
 const SHM: &str = env!("CARGO_BIN_EXE_shm");
@@ -244,9 +244,8 @@ fn memory_that_is_not_a_mailbox_of_ours_is_left_alone() {
         }
         assert_eq!(fs::read_to_string(&path).unwrap(), content);
     }
-    if nix::unistd::geteuid().is_root() {
-        std::os::unix::fs::chown(&path, Some(NOBODY), None).unwrap();
-        let error = format!("shm_open {}: belongs to user {NOBODY}", name(test));
+    if give_to_nobody(&path) {
+        let error = format!("shm_open {}: belongs to user 65534", name(test));
         run(&mut program(SHM, &["reader", &name(test)])).failed(1, &[&error]);
     } else {
         skip("another user's memory (only root can make that)");

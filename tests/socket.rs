@@ -10,8 +10,8 @@ use std::process::{Command, Stdio};
 use nix::sys::signal::Signal;
 use socket::{Stream, connect, read_line, write_line};
 use support::{
-    Program, check_accidents, check_console_blocks, check_kills, check_story, has, list, program,
-    program_of_nobody, readme_shows, run, skip, temp_dir,
+    Program, block, check_accidents, check_console_blocks, check_kills, check_story, has, list,
+    program, program_of_nobody, readme_shows, run, skip, temp_dir,
 };
 
 const SOCKET: &str = env!("CARGO_BIN_EXE_socket");
@@ -221,32 +221,27 @@ fn python_can_be_either_side() {
     };
     let (server, address) = server("127.0.0.1:0");
     let port = address.rsplit_once(':').unwrap().1;
-    let client = format!(
-        "
-import socket
-stream = socket.create_connection(('127.0.0.1', {port}))
-stream.sendall(b'Hello\\n')
-print(stream.makefile().readline(), end='')
-"
-    );
+    let client = block("python", "# client.py: ").replace("9000", port);
     let output = python(&client).wait_with_output().unwrap();
     assert_eq!(String::from_utf8(output.stdout).unwrap(), "Hello\n");
     stop(server);
 
-    let mut server = python(
-        "
+    // Port 9000 may be taken: any free one, and told to us.
+    let any_port = "
 import socket
-listener = socket.create_server(('127.0.0.1', 0))
-print(listener.getsockname()[1], flush=True)
-stream, _ = listener.accept()
-stream.sendall(stream.makefile().readline().upper().encode())
-",
-    );
+create_server = socket.create_server
+def create_any(address):
+    listener = create_server((address[0], 0))
+    print(listener.getsockname()[1], flush=True)
+    return listener
+socket.create_server = create_any
+";
+    let mut server = python(&(any_port.to_owned() + block("python", "# server.py: ")));
     let mut port = BufReader::new(server.stdout.take().unwrap());
     let port = read_line(&mut port).unwrap().unwrap();
     let address = format!("127.0.0.1:{port}");
     let printed = run(&mut program(SOCKET, &["client", &address, "Hello"])).succeeded();
-    assert!(printed.ends_with("recv:   HELLO\n"), "{printed}");
+    assert!(printed.ends_with("recv:   Hello\n"), "{printed}");
     assert!(server.wait().unwrap().success());
 }
 

@@ -20,9 +20,3 @@ mod process;
 pub use cli::{main, usage};
 pub use log::{say_line, set_role};
 pub use process::{Process, Stopped, block_signals, supervise, unblock_signals};
-
-// Compiles and runs the rust blocks of the READMEs.
-#[cfg(doctest)]
-#[doc = include_str!("../../README.md")]
-#[doc = include_str!("../../README.zh-CN.md")]
-mod readme {}

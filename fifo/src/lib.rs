@@ -235,7 +235,7 @@ mod tests {
 
     #[test]
     fn a_fifo_is_private_and_can_be_adopted() {
-        let dir = TempDir::new().unwrap();
+        let dir = TempDir::new_in("/tmp").unwrap();
         let path = dir.path().join("pipe.in");
         create(&path).unwrap();
         create(&path).unwrap();
@@ -246,7 +246,7 @@ mod tests {
 
     #[test]
     fn what_is_not_a_fifo_is_refused_and_left_alone() {
-        let dir = TempDir::new().unwrap();
+        let dir = TempDir::new_in("/tmp").unwrap();
         fs::write(dir.path().join("file"), "precious").unwrap();
         fs::create_dir(dir.path().join("directory")).unwrap();
         create(&dir.path().join("fifo")).unwrap();
@@ -279,7 +279,7 @@ mod tests {
 
     #[test]
     fn open_times_out_without_a_peer() {
-        let dir = TempDir::new().unwrap();
+        let dir = TempDir::new_in("/tmp").unwrap();
         let path = dir.path().join("pipe.in");
         create(&path).unwrap();
         for (error, who) in [
@@ -295,7 +295,7 @@ mod tests {
     /// Opens both ends in every combination of waiting, in two threads.
     #[test]
     fn both_ends_meet() {
-        let dir = TempDir::new().unwrap();
+        let dir = TempDir::new_in("/tmp").unwrap();
         let path = dir.path().join("pipe.in");
         create(&path).unwrap();
         for (reading, writing) in [(None, None), (None, LATE), (LATE, None), (LATE, LATE)] {
@@ -315,7 +315,7 @@ mod tests {
 
     #[test]
     fn a_writer_that_came_and_went_was_there() {
-        let dir = TempDir::new().unwrap();
+        let dir = TempDir::new_in("/tmp").unwrap();
         let path = dir.path().join("pipe.in");
         create(&path).unwrap();
         std::thread::scope(|scope| {
@@ -328,7 +328,7 @@ mod tests {
     /// What the docs say of collecting lines; each writer is gone before the next one comes.
     #[test]
     fn a_collector_gets_the_lines_of_all_writers() {
-        let dir = TempDir::new().unwrap();
+        let dir = TempDir::new_in("/tmp").unwrap();
         let path = dir.path().join("pipe.in");
         create(&path).unwrap();
         std::thread::scope(|scope| {
@@ -372,7 +372,7 @@ mod tests {
 
     #[test]
     fn a_message_that_is_no_line_is_not_written() {
-        let dir = TempDir::new().unwrap();
+        let dir = TempDir::new_in("/tmp").unwrap();
         let mut file = File::create(dir.path().join("file")).unwrap();
         for message in ["two\nlines", &"x".repeat(MAX_LINE)] {
             let error = write_line(&mut file, message).unwrap_err();

@@ -377,7 +377,7 @@ mod tests {
 
     #[test]
     fn a_line_goes_there_and_back() {
-        let dir = TempDir::new().unwrap();
+        let dir = TempDir::new_in("/tmp").unwrap();
         let (path, unix) = unix(&dir);
         for address in ["127.0.0.1:0", "[::1]:0", "localhost:0", &unix] {
             let listener = listen(address).unwrap();
@@ -411,7 +411,7 @@ mod tests {
 
     #[test]
     fn a_socket_file_is_private_and_a_stale_one_is_replaced() {
-        let dir = TempDir::new().unwrap();
+        let dir = TempDir::new_in("/tmp").unwrap();
         let (path, address) = unix(&dir);
         drop(UnixListener::bind(&path).unwrap()); // leaves its file behind
         assert!(path.exists());
@@ -438,7 +438,7 @@ mod tests {
     /// Each would take the other's socket, which does not listen yet, for stale.
     #[test]
     fn of_two_servers_that_start_at_once_one_serves() {
-        let dir = TempDir::new().unwrap();
+        let dir = TempDir::new_in("/tmp").unwrap();
         let (path, address) = unix(&dir);
         for _ in 0..100 {
             drop(UnixListener::bind(&path).unwrap()); // a stale file
@@ -484,7 +484,7 @@ mod tests {
 
     #[test]
     fn a_full_queue_is_a_timeout() {
-        let dir = TempDir::new().unwrap();
+        let dir = TempDir::new_in("/tmp").unwrap();
         let (path, address) = unix(&dir);
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
         socket.bind(&SockAddr::unix(&path).unwrap()).unwrap();

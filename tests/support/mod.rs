@@ -6,16 +6,18 @@
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
+use std::mem::{replace, take};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use libtest_mimic::{Arguments, Trial};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, kill, killpg, sigaction};
-use nix::unistd::{Pid, geteuid};
+use nix::unistd::Pid;
 use tempfile::TempDir;
 
 /// Checks and their names, for [`run_checks`].
@@ -77,7 +79,8 @@ impl Finished {
 /// A program in a process group and a temporary directory of its own.
 pub struct Program {
     child: Child,
-    temp: TempDir,
+    /// Until it has finished.
+    temp: Option<TempDir>,
     stdout: BufReader<File>,
     /// What [`Program::line`] has read of it.
     printed: String,
@@ -121,9 +124,11 @@ pub fn program_of_nobody(exe: &str, args: &[&str]) -> Option<(Command, TempDir)>
     let open = fs::Permissions::from_mode(0o755);
     fs::set_permissions(dir.path(), open).unwrap();
     let copy = dir.path().join("program");
-    fs::copy(exe, &copy).unwrap();
+    // By another process: one that another thread forks now would have it open for writing ("text file busy").
+    assert!(Command::new("cp").arg(exe).arg(&copy).status().unwrap().success());
+    let is_root = give_to_nobody(&copy);
     let may_enter = |dir: &Path| fs::metadata(dir).unwrap().permissions().mode() & 0o001 != 0;
-    if !geteuid().is_root() || !dir.path().ancestors().all(may_enter) {
+    if !is_root || !dir.path().ancestors().all(may_enter) {
         return None;
     }
     let mut command = program(copy.to_str().unwrap(), args);
@@ -131,8 +136,13 @@ pub fn program_of_nobody(exe: &str, args: &[&str]) -> Option<(Command, TempDir)>
     Some((command, dir))
 }
 
-/// A user and a group that own nothing.
-pub const NOBODY: u32 = 65534;
+/// Makes a file that of a user who owns nothing else. False if we may not: only root may, and not in a user
+/// namespace that has no such user.
+pub fn give_to_nobody(path: &Path) -> bool {
+    std::os::unix::fs::chown(path, Some(NOBODY), None).is_ok()
+}
+
+const NOBODY: u32 = 65534;
 
 impl Program {
     /// Starts a program whose output is read when it has finished.
@@ -151,7 +161,7 @@ impl Program {
             // Nobody runs now if in two looks all sleep, and have slept in between.
             let now: Vec<_> = program.members().into_iter().map(state).collect();
             let asleep = now.iter().all(|state| state.starts_with(['S', 'Z']));
-            let same = std::mem::replace(&mut before, now) == before;
+            let same = replace(&mut before, now) == before;
             asleep && same && program.members().into_iter().any(waits_in_write)
         });
         program
@@ -179,7 +189,7 @@ impl Program {
         command.stdout(Stdio::null()).stderr(Stdio::null());
         Program {
             child,
-            temp,
+            temp: Some(temp),
             stdout: BufReader::new(stdout),
             printed: String::new(),
             stderr,
@@ -272,10 +282,10 @@ impl Program {
         let filler = stdout.iter().take_while(|byte| **byte == FILLER).count();
         let finished = Finished {
             status,
-            stdout: self.printed + &String::from_utf8(stdout.split_off(filler)).unwrap(),
+            stdout: take(&mut self.printed) + &String::from_utf8(stdout.split_off(filler)).unwrap(),
             stderr,
         };
-        (finished, self.temp)
+        (finished, self.temp.take().unwrap())
     }
 
     /// The processes of the program: the first, and its children.
@@ -285,6 +295,18 @@ impl Program {
         let children = fs::read_to_string(children).unwrap_or_default();
         let children = children.split_whitespace().map(|id| id.parse().unwrap());
         [pid.as_raw()].into_iter().chain(children).map(Pid::from_raw).collect()
+    }
+}
+
+impl Drop for Program {
+    /// Where a test fails, too, nothing stays: no process, and no memory.
+    fn drop(&mut self) {
+        if self.temp.is_some() {
+            let memory: Vec<_> = self.members().into_iter().flat_map(shared_memory).collect();
+            let _ = killpg(self.pid(), Signal::SIGKILL);
+            let _ = self.child.wait();
+            memory.iter().for_each(|file| drop(fs::remove_file(file)));
+        }
     }
 }
 
@@ -371,9 +393,25 @@ pub fn temp_dir() -> TempDir {
     tempfile::Builder::new().prefix("ipc-").permissions(private).tempdir_in(parent).unwrap()
 }
 
-/// The README in English, and in Chinese.
-pub const READMES: [&str; 2] =
-    [include_str!("../../README.md"), include_str!("../../README.zh-CN.md")];
+/// The READMEs in one language: where it is, and its text. The first page, and one for each mechanism.
+pub type Pages = Vec<(PathBuf, String)>;
+
+pub static ENGLISH: LazyLock<Pages> = LazyLock::new(|| pages("README.md"));
+pub static CHINESE: LazyLock<Pages> = LazyLock::new(|| pages("README.zh-CN.md"));
+
+fn pages(name: &str) -> Pages {
+    let page = |folder| {
+        let path = root().join(folder).join(name);
+        let text = fs::read_to_string(&path).unwrap();
+        (path, text)
+    };
+    ["", "pipe", "fifo", "queue", "shm", "socket"].map(page).into()
+}
+
+/// All of them.
+pub fn readmes() -> impl Iterator<Item = &'static str> {
+    ENGLISH.iter().chain(CHINESE.iter()).map(|(_, text)| text.as_str())
+}
 
 /// The fenced blocks of a README: the language, and the text.
 pub fn blocks(readme: &str) -> Vec<(&str, &str)> {
@@ -381,17 +419,19 @@ pub fn blocks(readme: &str) -> Vec<(&str, &str)> {
     fenced.map(|block| block.split_once('\n').unwrap()).collect()
 }
 
-/// The block of README.md of this language that starts like this.
+/// The block of this kind that starts like this, of any page in English.
 #[track_caller]
-pub fn block(language: &str, start: &str) -> &'static str {
-    let found = find_block(language, start);
-    found.unwrap_or_else(|| panic!("README.md has no {language} block that starts with {start}"))
+pub fn block(kind: &str, start: &str) -> &'static str {
+    let found = all_blocks(kind, start).next();
+    found.unwrap_or_else(|| panic!("no README has a {kind} block that starts with {start}"))
 }
 
-/// Likewise, if there is one.
-pub fn find_block(language: &str, start: &str) -> Option<&'static str> {
-    let mut blocks = blocks(READMES[0]).into_iter();
-    blocks.find(|(other, text)| *other == language && text.starts_with(start)).map(|(_, text)| text)
+/// All blocks of this kind that start like this.
+pub fn all_blocks(kind: &str, start: &str) -> impl Iterator<Item = &'static str> {
+    let pages = ENGLISH.iter().flat_map(|(_, text)| blocks(text));
+    pages
+        .filter(move |(other, text)| *other == kind && text.starts_with(start))
+        .map(|(_, text)| text)
 }
 
 /// The folder of the workspace.
@@ -424,7 +464,7 @@ pub fn parse_command(command: &str) -> Option<Shown<'_>> {
 /// those that have a test of their own.
 #[track_caller]
 pub fn check_console_blocks(exe: &str, package: &str, own_test: &[&str]) {
-    for (command, shown) in READMES.into_iter().flat_map(console_blocks) {
+    for (command, shown) in readmes().flat_map(console_blocks) {
         let (variables, of, args) = parse_command(command).unwrap();
         if of != package || own_test.contains(&command) {
             continue;
@@ -435,10 +475,10 @@ pub fn check_console_blocks(exe: &str, package: &str, own_test: &[&str]) {
     }
 }
 
-/// What README.md shows below `$ command`.
+/// What a README shows below `$ command`.
 pub fn readme_shows(command: &str) -> String {
-    let shown = console_blocks(READMES[0]).into_iter().find(|(shown, _)| *shown == command);
-    shown.unwrap_or_else(|| panic!("README.md does not show '$ {command}'")).1.to_owned()
+    let shown = readmes().flat_map(console_blocks).find(|(shown, _)| *shown == command);
+    shown.unwrap_or_else(|| panic!("no README shows '$ {command}'")).1.to_owned()
 }
 
 /// The commands whose output differs from run to run, and only in its numbers.
