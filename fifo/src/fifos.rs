@@ -29,8 +29,11 @@ impl Fifos {
         block_signals()?; // not before: Ctrl-C may end that wait
         let mut fifos = Fifos { made: Vec::new(), _lock: lock };
         for path in [REQUESTS, REPLIES].map(|name| dir.join(name)) {
-            fifo::create(&path)?; // refuses anything that is not a FIFO of ours
-            fs::remove_file(&path)?;
+            // Not made only to be removed: whoever opened that one would wait at it forever.
+            if path.symlink_metadata().is_ok() {
+                fifo::create(&path)?; // refuses anything that is not a FIFO of ours
+                fs::remove_file(&path)?;
+            }
             fifo::create(&path)?;
             fifos.made.push(path);
         }
