@@ -52,7 +52,7 @@ fn each_is_a_crate() {
                 continue;
             }
             if !has("python3") {
-                skip("no python3 here");
+                skip("no python3 here: install it");
             } else if program == "child" {
                 warnings += &cargo(dir.path(), &["build", "--quiet", "--bin", "child"]);
                 let child = Path::new(env!("CARGO_TARGET_TMPDIR")).join("debug/child");
@@ -89,7 +89,7 @@ fn all_are_modules() {
     let printed = cargo(dir.path(), &["test", "--quiet"]);
     assert!(!printed.contains("error"), "{printed}");
     if !has_cargo("clippy") {
-        return skip("no cargo clippy here");
+        return skip("no cargo clippy here: rustup component add clippy");
     }
     // Nothing is used here, nor what lib.rs hands on.
     let unused = ["-A", "dead_code", "-A", "unused_imports"];

@@ -105,7 +105,7 @@ fn ended(mut python: Child) -> String {
 #[test]
 fn the_frame_is_python_s() {
     if !has("python3") {
-        return skip("no python3 here");
+        return skip("no python3 here: install it");
     }
     let echo = "
 try:
@@ -129,7 +129,7 @@ except EOFError:
 #[test]
 fn a_frame_that_python_tears_is_an_error() {
     if !has("python3") {
-        return skip("no python3 here");
+        return skip("no python3 here: install it");
     }
     let (child, mut receiver, _sender) = python("send(b'whole'); os.write(1, b'\\0\\0\\0\\5to')");
     assert_eq!(receiver.recv().unwrap().unwrap(), b"whole");

@@ -256,6 +256,12 @@ fn memory_that_is_not_a_mailbox_of_ours_is_left_alone() {
 }
 
 #[test]
+fn a_limit_on_files_is_an_error() {
+    let mut command = program("sh", &["-c", &format!("ulimit -f 0; exec {SHM}")]);
+    run(&mut command).failed(1, &["posix_fallocate /cnblogs-", ": File too large"]);
+}
+
+#[test]
 fn without_memory_it_fails_before_it_is_touched() {
     let full = "head -c 4096 /dev/zero > /dev/shm/full";
     let script = format!("{full} && exec {SHM}");

@@ -204,7 +204,7 @@ fn nc_can_be_the_client() {
         nc.kill().unwrap();
         nc.wait().unwrap();
     } else {
-        skip("no nc here");
+        skip("no nc here: install netcat-openbsd");
     }
     stop(server);
 }
@@ -212,7 +212,7 @@ fn nc_can_be_the_client() {
 #[test]
 fn python_can_be_either_side() {
     if !has("python3") {
-        return skip("no python3 here");
+        return skip("no python3 here: install it");
     }
     let python = |code: &str| {
         let mut command = Command::new("python3");
@@ -291,7 +291,7 @@ impl Drop for Hosts {
 #[test]
 fn a_client_on_another_host() {
     let Some(hosts) = Hosts::new() else {
-        return skip("no network namespaces (they need root, and ip from iproute2)");
+        return skip("no network namespaces: they need root, and ip (install iproute2)");
     };
     let mut server = Program::start(&mut hosts.program(0, &["server", "192.0.2.1:9000"]));
     server.line_with("listens on 192.0.2.1:9000");

@@ -92,7 +92,7 @@ fn time_out() -> Result<()> {
 /// Runs this program in strace, and returns what that saw.
 fn trace_ourselves(what: &str) -> Option<String> {
     if !has("strace") {
-        skip("no strace here to count system calls");
+        skip("no strace here to count system calls: install it");
         return None;
     }
     let dir = temp_dir();

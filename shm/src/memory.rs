@@ -27,6 +27,7 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, posix_fallocate};
 use nix::libc;
 use nix::sys::mman::{shm_open, shm_unlink};
+use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::stat::Mode;
 use nix::unistd::geteuid;
 
@@ -156,7 +157,9 @@ impl Object {
 
     /// Gives a new object its memory.
     pub(crate) fn reserve(&self, size: u64) -> io::Result<()> {
-        let length = i64::try_from(size).map_err(|_| Errno::EFBIG);
+        // Beyond the limit on files (ulimit -f) the call would kill us with SIGXFSZ.
+        let (limit, _) = getrlimit(Resource::RLIMIT_FSIZE)?;
+        let length = i64::try_from(size).ok().filter(|_| size <= limit).ok_or(Errno::EFBIG);
         loop {
             // Unlike ftruncate(2) this reserves the memory: with none left it fails here, and not
             // with SIGBUS at the first touch.

@@ -79,7 +79,6 @@ impl Finished {
 /// A program in a process group and a temporary directory of its own.
 pub struct Program {
     child: Child,
-    /// Until it has finished.
     temp: Option<TempDir>,
     stdout: BufReader<File>,
     /// What [`Program::line`] has read of it.
@@ -301,7 +300,7 @@ impl Program {
 impl Drop for Program {
     /// Where a test fails, too, nothing stays: no process, and no memory.
     fn drop(&mut self) {
-        if self.temp.is_some() {
+        if matches!(self.child.try_wait(), Ok(None)) {
             let memory: Vec<_> = self.members().into_iter().flat_map(shared_memory).collect();
             let _ = killpg(self.pid(), Signal::SIGKILL);
             let _ = self.child.wait();
