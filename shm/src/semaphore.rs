@@ -98,11 +98,14 @@ impl RawSemaphore {
         self.value.fetch_update(SeqCst, SeqCst, |value| value.checked_sub(1)).is_ok()
     }
 
-    /// Takes one off if there is one within `time`. No system call.
+    /// Takes one off if there is one, or comes within `time`. No system call.
     ///
     /// Spins for as long as it pays: each second miss in a row halves the time, soon to nothing, since
     /// messages are rare, or both sides share one CPU. A success, also of a rare retry, restores it.
     pub(crate) fn spin(&self, time: Duration, misses: &Cell<u32>) -> bool {
+        if self.try_wait() {
+            return true;
+        }
         let (start, missed) = (Instant::now(), misses.take());
         while start.elapsed() < time / 2u32.saturating_pow(missed / 2) {
             for _ in 0..20 {
