@@ -45,7 +45,8 @@ use self::store::{MAX_BLOCKS, Overflow, recycle, scratch};
 /// A bounded queue of values of type `T`, shared by all processes forked after it was made.
 ///
 /// `T` is any type that serde can serialise, except one that contains ipc-channel's own senders or
-/// receivers. A queue is not `Sync`: one thread of each process uses it.
+/// receivers. A queue is not `Sync`: one thread of each process uses it. A wait spins for up to 100 µs
+/// first, as long as that pays, then it sleeps.
 ///
 /// A value that is too long for the socket stays in memory until it is received; up to 4 MiB per slot is
 /// retained for reuse.
