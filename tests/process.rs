@@ -322,7 +322,7 @@ fn a_child_that_somebody_else_reaped_is_not_killed() {
             return;
         }
     }
-    panic!("the id was never used again");
+    support::skip("the reuse of a process id (others were faster a thousand times)");
 }
 
 fn a_command_gets_its_signals_back() {

@@ -40,6 +40,9 @@ pub struct SharedMemory {
     pub(crate) object: Object,
 }
 
+/// Where glibc and musl keep the objects.
+const DIRECTORY: &str = "/dev/shm";
+
 /// A file in /dev/shm.
 #[derive(Debug)]
 pub(crate) struct Object {
@@ -145,7 +148,11 @@ impl Object {
             return Err(failed("shm_open", name, ErrorKind::InvalidInput, what));
         }
         let mode = Mode::S_IRUSR | Mode::S_IWUSR | mode;
-        let file = shm_open(name, flags | OFlag::O_RDWR, mode);
+        let file = shm_open(name, flags | OFlag::O_RDWR, mode).map_err(|errno| match errno {
+            // Not a name that is not there yet: whoever waits for it would wait forever.
+            Errno::ENOENT if !Path::new(DIRECTORY).is_dir() => Errno::ENOSYS,
+            errno => errno,
+        });
         let file = File::from(file.map_err(|e| named("shm_open", name, e.into()))?);
         let there = file.metadata().map_err(|e| named("fstat", name, e))?;
         if there.uid() != geteuid().as_raw() {
@@ -201,7 +208,7 @@ impl Object {
     /// Unlinks the name, unless somebody has unlinked it before and made another.
     pub(crate) fn unlink(&self) {
         // stat rather than open: there may be no descriptor left.
-        let there = fs::symlink_metadata(Path::new("/dev/shm").join(&self.name[1..]));
+        let there = fs::symlink_metadata(Path::new(DIRECTORY).join(&self.name[1..]));
         let id = |file: io::Result<Metadata>| file.map(|file| (file.dev(), file.ino())).ok();
         if id(there).is_some_and(|there| id(self.file.metadata()) == Some(there)) {
             let _ = shm_unlink(&*self.name);

@@ -329,8 +329,9 @@ fn group_runs(group: Pid) -> bool {
 
 /// The files of POSIX shared memory that a process has open.
 fn shared_memory(pid: Pid) -> BTreeSet<PathBuf> {
-    let fds = list(format!("/proc/{pid}/fd")).into_iter();
-    let files = fds.flat_map(|fd| fs::read_link(format!("/proc/{pid}/fd/{fd}")));
+    // It may have ended by now.
+    let fds = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    let files = fds.flat_map(|fd| fs::read_link(fd.path()));
     files.filter(|file| file.starts_with("/dev/shm")).collect()
 }
 
@@ -560,7 +561,8 @@ pub fn check_accidents(exe: &str, roles: &[&str], story: &str) {
     assert_eq!(closed.finish().code(), 0);
     // The disk is full: the process that could not print says so.
     let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
-    let output = program(exe, &[]).stdout(full).output().unwrap();
+    let temp = temp_dir();
+    let output = program(exe, &[]).env("TMPDIR", temp.path()).stdout(full).output().unwrap();
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{stderr}");
     assert!(stderr.contains("write stdout: No space left on device"), "{stderr}");
