@@ -141,7 +141,7 @@ fn what_it_costs_is_what_was_measured() {
 fn the_chart_shows_the_numbers_of_the_table() {
     let rows = prose(&ENGLISH[0].1).filter(|row| row.starts_with("| [") && row.contains("benches"));
     let numbers: Vec<_> = rows.map(|row| cells(row)[1].replace(" µs", "")).collect();
-    let chart = block("mermaid", "xychart-beta");
+    let chart = block("mermaid", "%%{init: {\"xyChart\"");
     let bar = chart.lines().find_map(|line| line.trim().strip_prefix("bar ")).unwrap();
     assert_eq!(bar, format!("[{}]", numbers.join(", ")));
 }
