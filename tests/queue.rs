@@ -3,8 +3,8 @@
 mod support;
 
 use support::{
-    Program, check_accidents, check_console_blocks, check_kills, check_story, normalised, numbers,
-    program, readme_shows, run,
+    Program, can_trace, check_accidents, check_console_blocks, check_kills, check_story,
+    normalised, numbers, program, readme_shows, run, skip,
 };
 
 const QUEUE: &str = env!("CARGO_BIN_EXE_queue");
@@ -57,4 +57,19 @@ fn bad_arguments_are_refused() {
 fn errors_name_the_killed_process_of_a_demonstration() {
     check_kills(QUEUE, &["limits"], &["producer", "consumer"]);
     check_kills(QUEUE, &["workers"], &["boss", "collector", "worker 1", "worker 2", "worker 3"]);
+}
+
+#[test]
+fn on_an_old_kernel_the_missing_call_is_named() {
+    if !can_trace() {
+        return skip("no strace here to play an old kernel: install it");
+    }
+    for (call, error) in [
+        ("eventfd2", "eventfd (eventfd): Function not implemented"),
+        ("memfd_create", "memfd_create (store): Function not implemented"),
+    ] {
+        let inject = format!("inject={call}:error=ENOSYS");
+        let mut strace = program("strace", &["-f", "-qq", "-o", "/dev/null", "-e", &inject, QUEUE]);
+        run(&mut strace).failed(1, &[error]);
+    }
 }

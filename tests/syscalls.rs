@@ -16,7 +16,7 @@ use std::thread;
 
 use anyhow::{Result, ensure};
 use shm::Mailbox;
-use support::{has, run_checks, skip, temp_dir};
+use support::{can_trace, run_checks, skip, temp_dir};
 
 /// How many messages are sent and received.
 const MESSAGES: usize = 100;
@@ -91,7 +91,7 @@ fn time_out() -> Result<()> {
 
 /// Runs this program in strace, and returns what that saw.
 fn trace_ourselves(what: &str) -> Option<String> {
-    if !has("strace") {
+    if !can_trace() {
         skip("no strace here to count system calls: install it");
         return None;
     }

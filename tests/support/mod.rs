@@ -535,6 +535,12 @@ pub fn has(command: &str) -> bool {
     status.is_ok_and(|output| output.status.success())
 }
 
+/// Whether strace is here, and may trace.
+pub fn can_trace() -> bool {
+    let status = Command::new("strace").args(["-o", "/dev/null", "true"]).output();
+    status.is_ok_and(|output| output.status.success())
+}
+
 /// Whether cargo has this subcommand here.
 pub fn has_cargo(subcommand: &str) -> bool {
     let status = Command::new(env!("CARGO")).args([subcommand, "--version"]).output();
