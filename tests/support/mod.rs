@@ -175,7 +175,7 @@ impl Program {
             // Filled in front of the program's own output; `finish` takes it off again.
             print.write_all(&vec![FILLER; size - room]).unwrap();
         }
-        let shm_before = list("/dev/shm");
+        let shm_before = shm_names();
         let child = command
             .env("TMPDIR", temp.path())
             .stdin(Stdio::null())
@@ -269,8 +269,7 @@ impl Program {
         let status = self.child.wait().unwrap();
         wait_for("the process group to end", &mut || !group_runs(self.pid()));
         // Other tests make shared memory at the same time, but it goes away again.
-        let shm: Vec<_> = list("/dev/shm");
-        let mut new = shm.into_iter().filter(|name| !self.shm_before.contains(name));
+        let mut new = shm_names().into_iter().filter(|name| !self.shm_before.contains(name));
         if status.signal() != Some(Signal::SIGKILL as i32) {
             new.by_ref().for_each(|name| {
                 wait_for(&format!("/dev/shm/{name} to be removed"), &mut || {
@@ -325,6 +324,11 @@ fn group_runs(group: Pid) -> bool {
         let mut fields = stat.rsplit(") ").next().unwrap().split(' ');
         fields.next() != Some("Z") && fields.nth(1) == Some(&group.to_string())
     })
+}
+
+/// The names in /dev/shm, which may be missing.
+fn shm_names() -> Vec<String> {
+    if Path::new("/dev/shm").is_dir() { list("/dev/shm") } else { Vec::new() }
 }
 
 /// The files of POSIX shared memory that a process has open.
