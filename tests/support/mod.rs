@@ -3,6 +3,7 @@
 // Every test file compiles this module for itself and uses a part of it.
 #![allow(dead_code)]
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -26,14 +27,20 @@ macro_rules! checks {
     ($($check:ident),* $(,)?) => { vec![$((stringify!($check), $check as fn())),*] };
 }
 
+thread_local! {
+    /// The check that runs, where all run on the main thread.
+    static CHECK: Cell<&'static str> = const { Cell::new("") };
+}
+
 /// Runs the checks of a test that forks (`harness = false`), one after the other on the main thread:
 /// libtest's threads would make every fork refuse. Takes libtest's arguments, and ends the program.
 pub fn run_checks(checks: Vec<(&'static str, fn())>) -> ! {
     let mut args = Arguments::from_args();
     stop_signals_as_usual().unwrap();
     args.test_threads = Some(1);
-    let trial = |(name, check): (&str, fn())| {
+    let trial = |(name, check): (&'static str, fn())| {
         Trial::test(name, move || {
+            CHECK.set(name);
             check();
             Ok(())
         })
@@ -529,7 +536,9 @@ pub fn numbers(text: &str) -> Vec<u64> {
 
 /// Says that a test did not run, where cargo shows it (libtest hides what a test prints).
 pub fn skip(why: &str) {
-    let line = format!("SKIPPED {}: {why}\n", std::thread::current().name().unwrap());
+    let thread = std::thread::current();
+    let test = thread.name().filter(|name| *name != "main").unwrap_or(CHECK.get());
+    let line = format!("SKIPPED {test}: {why}\n");
     std::io::stderr().write_all(line.as_bytes()).unwrap();
 }
 
