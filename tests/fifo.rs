@@ -275,7 +275,7 @@ fn what_is_in_the_way_is_left_alone() {
 #[test]
 fn a_directory_may_be_read_only_or_full() {
     let dir = temp_dir();
-    let consumer = format!("exec {FIFO} consumer {}", dir.path().display());
+    let consumer = format!("exec '{FIFO}' consumer '{}'", dir.path().display());
     for (options, error) in [("ro", "Read-only file system"), ("nr_inodes=1", "No space left")] {
         let Some(mut command) = with_tmpfs(dir.path(), options, &consumer) else {
             return skip("a full disk (only root may mount)");

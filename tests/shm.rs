@@ -257,14 +257,14 @@ fn memory_that_is_not_a_mailbox_of_ours_is_left_alone() {
 
 #[test]
 fn a_limit_on_files_is_an_error() {
-    let mut command = program("sh", &["-c", &format!("ulimit -f 0; exec {SHM}")]);
+    let mut command = program("sh", &["-c", "ulimit -f 0; exec \"$0\"", SHM]);
     run(&mut command).failed(1, &["posix_fallocate /cnblogs-", ": File too large"]);
 }
 
 #[test]
 fn without_memory_it_fails_before_it_is_touched() {
     let full = "head -c 4096 /dev/zero > /dev/shm/full";
-    let script = format!("{full} && exec {SHM}");
+    let script = format!("{full} && exec '{SHM}'");
     let Some(mut command) = with_tmpfs(Path::new("/dev/shm"), "size=4k", &script) else {
         return skip("a full /dev/shm (only root may mount)");
     };

@@ -653,7 +653,7 @@ pub fn check_kills(exe: &str, args: &[&str], roles: &[&str]) {
 
 /// A command that runs a program where a mount of this kind hides `dir`, if we may mount.
 pub fn with_tmpfs(dir: &Path, options: &str, command: &str) -> Option<Command> {
-    let mount = format!("mount -t tmpfs -o {options} none {}", dir.display());
+    let mount = format!("mount -t tmpfs -o {options} none '{}'", dir.display());
     let in_sh = |script: &str| {
         let mut unshare = Command::new("unshare");
         unshare.args(["-m", "sh", "-c", script]);
