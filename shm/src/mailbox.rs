@@ -87,10 +87,6 @@ type Role = (usize, &'static str);
 const WRITER: Role = (0, "writer");
 const READER: Role = (1, "reader");
 
-/// How long a wait spins at most before it sleeps: about what a wake-up on another CPU costs. The time for the
-/// other side's copy is added.
-const MAX_SPIN: Duration = Duration::from_micros(100);
-
 /// How often to look again where the kernel has no event to wait for.
 const POLL_INTERVAL: Duration = Duration::from_millis(1);
 
@@ -315,10 +311,12 @@ impl Mailbox {
         timeout: Option<Duration>,
         (peer, name): Role,
     ) -> io::Result<()> {
-        // The other side may be copying a message as long as the last one.
-        let length = self.header().length.load(Ordering::Relaxed).min(self.capacity() as u64);
-        let time = MAX_SPIN + Duration::from_nanos(length / 4);
-        if semaphore.spin(time, &self.misses) || semaphore.wait(timeout, || self.is_gone(peer)) {
+        let spin = || {
+            // The other side may be copying a message as long as the last one.
+            let length = self.header().length.load(Ordering::Relaxed).min(self.capacity() as u64);
+            semaphore.spin(Duration::from_nanos(length / 4), &self.misses)
+        };
+        if semaphore.try_wait() || spin() || semaphore.wait(timeout, || self.is_gone(peer)) {
             return Ok(());
         }
         let (kind, what) = match self.is_gone(peer) {

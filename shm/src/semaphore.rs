@@ -67,6 +67,9 @@ impl Semaphore {
     }
 }
 
+/// How long a wait spins at most before it sleeps: about what a wake-up on another CPU costs.
+const MAX_SPIN: Duration = Duration::from_micros(100);
+
 /// After so many waits without success, try spinning again.
 const RETRY_SPIN: u32 = 8192;
 
@@ -98,16 +101,15 @@ impl RawSemaphore {
         self.value.fetch_update(SeqCst, SeqCst, |value| value.checked_sub(1)).is_ok()
     }
 
-    /// Takes one off if there is one, or comes within `time`. No system call.
+    /// Takes one off if there is one in time. No system call. `copying` is how long the other side may be busy
+    /// with a copy, in addition to [`MAX_SPIN`].
     ///
     /// Spins for as long as it pays: each second miss in a row halves the time, soon to nothing, since
     /// messages are rare, or both sides share one CPU. A success, also of a rare retry, restores it.
-    pub(crate) fn spin(&self, time: Duration, misses: &Cell<u32>) -> bool {
-        if self.try_wait() {
-            return true;
-        }
-        let (start, missed) = (Instant::now(), misses.take());
-        while start.elapsed() < time / 2u32.saturating_pow(missed / 2) {
+    pub(crate) fn spin(&self, copying: Duration, misses: &Cell<u32>) -> bool {
+        let missed = misses.take();
+        let end = Instant::now() + (MAX_SPIN + copying) / 2u32.saturating_pow(missed / 2);
+        while Instant::now() < end {
             for _ in 0..20 {
                 if self.try_wait() {
                     return true;
