@@ -213,9 +213,8 @@ pub fn compare<A: Link, B: Link>(
     place: [usize; 2],
     ours: &mut Peer<A>,
     bare: &mut Peer<B>,
-    python: Option<&mut Python>,
+    mut python: Option<&mut Python>,
 ) -> Result<()> {
-    let mut python = python;
     for &(kind, size) in rows {
         let mut batches: Vec<Batch> = vec![
             Box::new(|count| ours.batch(kind, size, count)),
@@ -276,8 +275,8 @@ fn row(
     // For each turn, how long each took for a message.
     let mut turns = vec![vec![0.0; batches.len()]; TURNS];
     for (turn, times) in turns.iter_mut().enumerate() {
-        for place in 0..batches.len() {
-            let which = (turn + place) % batches.len(); // now this one first, now that one
+        for position in 0..batches.len() {
+            let which = (turn + position) % batches.len(); // now this one first, now that one
             times[which] = batches[which](counts[which])?.as_secs_f64() / counts[which] as f64;
         }
     }
@@ -285,10 +284,8 @@ fn row(
         RoundTrip => format!("{:.2} µs", seconds * 1e6),
         OneWay => format!("{:.0} MB/s", size as f64 / seconds / 1e6),
     };
-    let (way, cpus) = (
-        if kind == RoundTrip { "round trip" } else { "one way" },
-        1 + usize::from(place[0] != place[1]),
-    );
+    let way = if kind == RoundTrip { "round trip" } else { "one way" };
+    let cpus = if place[0] == place[1] { 1 } else { 2 };
     let what = format!("{way} {}", bytes(size));
     print!(
         "{name:<11} {what:<17} {cpus:>4} {:>11}",

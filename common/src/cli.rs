@@ -1,5 +1,4 @@
 use std::io::{self, Error, ErrorKind, Write};
-use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -39,8 +38,7 @@ pub fn main(help: &str, run: impl FnOnce(&[&str]) -> Result<()>) -> ExitCode {
     let _ = io::stderr().write_all(format!("{role}error: {error:#}\n").as_bytes());
     match error.downcast_ref::<Error>() {
         Some(error) if error.kind() == ErrorKind::InvalidInput => {
-            let program = std::env::args_os().next().unwrap_or_default();
-            let program = Path::new(&program).file_name().unwrap_or_default().to_string_lossy();
+            let program = log::program().unwrap_or_default();
             let help = format!("for help: cargo run -p {program} -- --help\n");
             let _ = io::stderr().write_all(help.as_bytes());
             ExitCode::from(2)

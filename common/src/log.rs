@@ -63,9 +63,13 @@ pub fn set_role(name: &str) -> Result<()> {
 /// The name that this process was given; `None` if it still has that of its program.
 pub(crate) fn role() -> Option<String> {
     let name = get_name().ok()?.into_string().ok()?;
-    let program = std::env::args_os().next()?;
-    let program = Path::new(&program).file_name()?.to_string_lossy();
-    (!program.starts_with(&name)).then_some(name)
+    (!program()?.starts_with(&name)).then_some(name)
+}
+
+/// The name of the program's file.
+pub(crate) fn program() -> Option<String> {
+    let path = std::env::args_os().next()?;
+    Some(Path::new(&path).file_name()?.to_string_lossy().into_owned())
 }
 
 /// Writes `text` to stdout in one piece. That nobody reads it any more is no error.

@@ -220,7 +220,7 @@ impl<T: Serialize + DeserializeOwned> Queue<T> {
         let message = loop {
             match self.receiver.recv() {
                 Err(IpcError::Io(error)) if error.kind() == ErrorKind::Interrupted => {}
-                message => break message.map_err(|e| ipc_failed("recvmsg", e))?,
+                message => break message.map_err(recv_failed)?,
             }
         };
         if message.starts_with(&[INLINE]) {
@@ -292,11 +292,11 @@ fn named(call: &str, error: io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{call}: {error}"))
 }
 
-fn ipc_failed(call: &str, error: IpcError) -> io::Error {
+fn recv_failed(error: IpcError) -> io::Error {
     match error {
-        IpcError::Io(error) => named(call, error),
+        IpcError::Io(error) => named("recvmsg", error),
         IpcError::SerializationError(error) => invalid(error),
-        IpcError::Disconnected => named(call, ErrorKind::UnexpectedEof.into()),
+        IpcError::Disconnected => named("recvmsg", ErrorKind::UnexpectedEof.into()),
     }
 }
 

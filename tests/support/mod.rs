@@ -127,16 +127,14 @@ fn stop_signals_as_usual() -> std::io::Result<()> {
 /// `None` if that cannot be arranged.
 pub fn program_of_nobody(exe: &str, args: &[&str]) -> Option<(Command, TempDir)> {
     let dir = temp_dir();
-    let open = fs::Permissions::from_mode(0o755);
-    fs::set_permissions(dir.path(), open).unwrap();
+    let may_enter = |dir: &Path| fs::metadata(dir).unwrap().permissions().mode() & 0o001 != 0;
+    let parent = dir.path().parent().unwrap();
+    if !give_to_nobody(dir.path()) || !parent.ancestors().all(may_enter) {
+        return None;
+    }
     let copy = dir.path().join("program");
     // By another process: one that another thread forks now would have it open for writing ("text file busy").
     assert!(Command::new("cp").arg(exe).arg(&copy).status().unwrap().success());
-    let is_root = give_to_nobody(&copy);
-    let may_enter = |dir: &Path| fs::metadata(dir).unwrap().permissions().mode() & 0o001 != 0;
-    if !is_root || !dir.path().ancestors().all(may_enter) {
-        return None;
-    }
     let mut command = program(copy.to_str().unwrap(), args);
     command.uid(NOBODY).gid(NOBODY);
     Some((command, dir))
@@ -404,6 +402,9 @@ pub fn temp_dir() -> TempDir {
     tempfile::Builder::new().prefix("ipc-").permissions(private).tempdir_in(parent).unwrap()
 }
 
+/// The five mechanisms.
+pub const PACKAGES: [&str; 5] = ["pipe", "fifo", "queue", "shm", "socket"];
+
 /// The READMEs in one language: where it is, and its text. The first page, and one for each mechanism.
 pub type Pages = Vec<(PathBuf, String)>;
 
@@ -416,7 +417,7 @@ fn pages(name: &str) -> Pages {
         let text = fs::read_to_string(&path).unwrap();
         (path, text)
     };
-    ["", "pipe", "fifo", "queue", "shm", "socket"].map(page).into()
+    [""].into_iter().chain(PACKAGES).map(page).collect()
 }
 
 /// All of them.
