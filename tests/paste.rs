@@ -15,7 +15,7 @@ use support::{all_blocks, block, has, has_cargo, root, skip, temp_dir};
 const OFFERED: [(&str, &str, &[&str]); 8] = [
     ("pipe", "pipe", &["pipe/src/lib.rs"]),
     ("fifo", "fifo", &["fifo/src/lib.rs"]),
-    ("queue", "queue", &["queue/src/lib.rs", "queue/src/semaphore.rs", "queue/src/store.rs"]),
+    ("queue", "queue", &["queue/src/lib.rs", "queue/src/tokens.rs"]),
     (
         "shm",
         "shm",

@@ -1,16 +1,21 @@
-//! `queue::Queue` against two bare `ipc_channel` channels, and against Python's `Queue`.
+//! `queue::Queue` against two bare pipes, and against Python's `Queue`.
 //!
 //! All carry bytes: `serde_bytes::ByteBuf` here, `bytes` in Python. Queues have room for one value in
-//! round trips, as in the article, and for 16 one way.
+//! round trips, as in the article, and for 16 one way; the bare pipes for 64 KiB.
 
 #[path = "../../common/benches/measure.rs"]
 mod measure;
 
+use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
 use anyhow::{Result, ensure};
-use ipc_channel::ipc::{IpcReceiver, IpcSender, channel};
-use measure::{ALL, Link, Peer, Python, compare, head, pin, places, scaling, scaling_wanted};
+use measure::{
+    ALL, Bytes, Link, Peer, Python, compare, head, pin, places, scaling, scaling_wanted,
+};
+use nix::fcntl::OFlag;
+use nix::unistd::pipe2;
 use queue::Queue;
 use serde_bytes::ByteBuf;
 
@@ -68,28 +73,10 @@ impl Link for Ours {
     }
 }
 
-struct Bare {
-    to: IpcSender<ByteBuf>,
-    from: IpcReceiver<ByteBuf>,
-    message: ByteBuf,
-}
-
-fn bare_pair() -> Result<[Bare; 2]> {
-    let (to_there, there) = channel()?;
-    let (to_here, here) = channel()?;
-    let bare = |(to, from)| Bare { to, from, message: ByteBuf::new() };
-    Ok([(to_there, here), (to_here, there)].map(bare))
-}
-
-impl Link for Bare {
-    fn send(&mut self, message: &str) -> Result<()> {
-        Ok(self.to.send(ByteBuf::from(message))?)
-    }
-
-    fn recv(&mut self, length: usize) -> Result<&[u8]> {
-        self.message = ByteBuf::new();
-        self.message = self.from.recv()?;
-        ensure!(self.message.len() == length);
-        Ok(&self.message)
-    }
+/// For each side the end it reads from, and the one it writes to.
+fn bare_pair() -> Result<[Bytes<File, File>; 2]> {
+    let (here, to_here) = pipe2(OFlag::O_CLOEXEC)?;
+    let (there, to_there) = pipe2(OFlag::O_CLOEXEC)?;
+    let bytes = |(read, write): (OwnedFd, OwnedFd)| Bytes::new((read.into(), write.into()));
+    Ok([(here, to_there), (there, to_here)].map(bytes))
 }
