@@ -18,7 +18,7 @@ const COLOURS: [u8; 5] = [36, 35, 32, 34, 31];
 /// `PIPE_BUF`: a write of up to so many bytes is atomic.
 const MAX_LINE: usize = 4096;
 
-/// When the program started; its children have the same.
+/// With `IPC_LOG=time`: when the program started; its children have the same.
 static START: OnceLock<Instant> = OnceLock::new();
 
 /// Prints one line to stdout, tagged with the role of the process that prints it.
@@ -34,10 +34,14 @@ macro_rules! say {
 
 /// What [`say!`] calls.
 pub fn say_line(text: fmt::Arguments) -> Result<()> {
-    let (when, role) = (when(), role().unwrap_or_else(|| "parent".to_owned()));
-    let mut line = match coloured() {
-        true => format!("{when}\x1b[{}m{role:>WIDTH$}\x1b[0m | ", colour(&role)),
-        false => format!("{when}{role:>WIDTH$} | "),
+    let role = role().unwrap_or_else(|| "parent".to_owned());
+    let mut line = START.get().map_or_else(String::new, |start| {
+        let millis = start.elapsed().as_secs_f64() * 1e3;
+        format!("{millis:>9.3} ms {:>7} ", std::process::id())
+    });
+    line += &match coloured() {
+        true => format!("\x1b[{}m{role:>WIDTH$}\x1b[0m | ", colour(&role)),
+        false => format!("{role:>WIDTH$} | "),
     };
     // What came from elsewhere must not move the cursor or start a line of its own.
     for char in text.to_string().chars() {
@@ -81,25 +85,16 @@ pub(crate) fn print(text: &str) -> Result<()> {
     }
 }
 
-/// Starts the clock of `IPC_LOG=time`, and refuses any other value.
+/// Starts the clock if `IPC_LOG=time`, and refuses any other value.
 pub(crate) fn start() -> Result<()> {
-    START.get_or_init(Instant::now);
-    match std::env::var_os("IPC_LOG").filter(|value| !value.is_empty() && value != "time") {
-        Some(value) => {
-            let what = format!("IPC_LOG is {value:?}: expected \"time\"");
-            Err(io::Error::new(ErrorKind::InvalidInput, what).into())
-        }
-        None => Ok(()),
+    let value = std::env::var_os("IPC_LOG").unwrap_or_default();
+    if value == "time" {
+        START.get_or_init(Instant::now);
+    } else if !value.is_empty() {
+        let what = format!("IPC_LOG is {value:?}: expected \"time\"");
+        return Err(io::Error::new(ErrorKind::InvalidInput, what).into());
     }
-}
-
-/// With `IPC_LOG=time`: the milliseconds since the program started, and the process id.
-fn when() -> String {
-    if std::env::var_os("IPC_LOG").is_none_or(|value| value != "time") {
-        return String::new();
-    }
-    let millis = START.get_or_init(Instant::now).elapsed().as_secs_f64() * 1e3;
-    format!("{millis:>9.3} ms {:>7} ", std::process::id())
+    Ok(())
 }
 
 /// The same role has the same colour in every program and every terminal.

@@ -10,8 +10,11 @@
 //! - A fork copies one thread only, so `spawn` refuses a process that has more. A program with threads
 //!   starts `std::process::Command` instead, and hands descriptors down.
 
+#![expect(unsafe_code, reason = "fork, _exit, sigaction and pre_exec have no safe form")]
+
 use std::ffi::CString;
 use std::fmt;
+use std::fs;
 use std::io::{self, Write};
 use std::os::unix::process::CommandExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -20,10 +23,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
+use nix::libc::_exit;
 use nix::sys::prctl::{set_name, set_pdeathsig};
-use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, kill, sigaction};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::{Pid, getpid, getppid};
+use nix::unistd::{ForkResult, Pid, fork, getpid, getppid};
 
 /// Exit status of a child that panicked; Rust's own for a panic in `main`.
 const PANICKED: i32 = 101;
@@ -74,8 +78,8 @@ impl Process {
     /// [`block_signals`] blocked are unblocked in it.
     ///
     /// Sets SIGCHLD to its default, also where the caller had a handler for it. Fails when this process has
-    /// other threads: the child would hold copies of their locks
-    /// with nobody left to unlock them. Fails as fork(2) does otherwise.
+    /// other threads: the child would hold copies of their locks with nobody left to unlock them. Fails as
+    /// fork(2) does otherwise.
     ///
     /// Not covered by its being safe: a thread that foreign code starts during the call, and memory that
     /// another crate maps `MAP_SHARED` and hands out as `&mut`, which both processes would then hold.
@@ -85,11 +89,25 @@ impl Process {
         // be written, whoever prints next will find out.
         let _ = io::stdout().flush();
         // Where whoever started us ignored SIGCHLD, the kernel would throw the status away.
-        sys::default_sigchld().context("sigaction SIGCHLD")?;
+        let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+        // SAFETY: installs no handler, so no code of ours runs in signal context. Not covered:
+        // a handler that other code in this process had set is gone.
+        unsafe { sigaction(Signal::SIGCHLD, &default) }.context("sigaction SIGCHLD")?;
         let parent = getpid();
-        match sys::fork().with_context(|| format!("fork {name}"))? {
-            Some(pid) => Ok(Process { name: name.to_owned(), pid, parent, reaped: false }),
-            None => sys::exit(run_child(name, parent, body)),
+        // SAFETY: with one thread the child is a complete copy: no lock is held by a thread
+        // that is not there. Not covered: a thread that foreign code starts after the check above (none
+        // of ours can).
+        match unsafe { fork() }.with_context(|| format!("fork {name}"))? {
+            ForkResult::Parent { child: pid } => {
+                Ok(Process { name: name.to_owned(), pid, parent, reaped: false })
+            }
+            ForkResult::Child => {
+                let status = run_child(name, parent, body);
+                // SAFETY: takes no pointer and does not return. It skips the parent's exit handlers and
+                // buffers. Not covered: what is still in a buffer is lost; stdout is flushed at the
+                // end of each line.
+                unsafe { _exit(status) }
+            }
         }
     }
 
@@ -150,9 +168,9 @@ impl Process {
 
     /// Reaps the child if it has ended (with WNOHANG), or blocks until it has.
     ///
-    /// Returns how it failed, after a rank: of several children, the one that was killed is the
-    /// likeliest cause, then one that panicked. `None` when it succeeded or still runs.
-    fn wait(&mut self, flags: Option<WaitPidFlag>) -> Result<Option<(u8, String)>> {
+    /// Returns how it failed, after whether it was killed, which of several children is the likeliest cause.
+    /// `None` when it succeeded or still runs.
+    fn wait(&mut self, flags: Option<WaitPidFlag>) -> Result<Option<(bool, String)>> {
         let status = loop {
             match waitpid(self.pid, flags) {
                 Err(Errno::EINTR) => {}
@@ -162,30 +180,22 @@ impl Process {
         // Also after an error: somebody else has reaped it (ECHILD), and the id may by now belong to
         // a stranger, whom our drop must not kill.
         self.reaped = status != Ok(WaitStatus::StillAlive);
-        let name = &self.name;
-        Ok(match status.with_context(|| format!("waitpid {name}"))? {
-            WaitStatus::StillAlive | WaitStatus::Exited(_, 0) => None,
-            WaitStatus::Signaled(_, signal, _) => {
-                Some((0, format!("{name} was killed by {signal}")))
-            }
-            WaitStatus::Exited(_, PANICKED) => Some((1, format!("{name} panicked"))),
-            WaitStatus::Exited(_, code) => {
-                Some((2, format!("{name} failed with exit status {code}")))
-            }
-            other => Some((2, format!("{name} ended: {other:?}"))),
-        })
+        let how = match status.with_context(|| format!("waitpid {}", self.name))? {
+            WaitStatus::StillAlive | WaitStatus::Exited(_, 0) => return Ok(None),
+            WaitStatus::Signaled(_, signal, _) => format!("was killed by {signal}"),
+            WaitStatus::Exited(_, PANICKED) => "panicked".to_owned(),
+            WaitStatus::Exited(_, code) => format!("failed with exit status {code}"),
+            other => format!("ended: {other:?}"),
+        };
+        let killed = matches!(status, Ok(WaitStatus::Signaled(..)));
+        Ok(Some((killed, format!("{} {how}", self.name))))
     }
 
-    /// Whether the child runs, rather than sleeps; and whether it is on its way out, and cannot be
-    /// stopped or killed any more.
-    fn state(&self) -> (bool, bool) {
-        const PF_EXITING: u32 = 4;
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
-        // After the name, in brackets, come the state and, six fields later, the flags: proc_pid_stat(5).
-        let mut fields = stat.rsplit(") ").next().unwrap_or_default().split(' ');
-        let runs = fields.next() == Some("R");
-        let flags = fields.nth(5).and_then(|flags| flags.parse().ok()).unwrap_or(0);
-        (runs, flags & PF_EXITING != 0)
+    /// Whether the child runs rather than sleeps; on its way out it does, or waits for the disk (D).
+    fn is_busy(&self) -> bool {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
+        // After the name, in brackets, comes the state: proc_pid_stat(5).
+        stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with(['R', 'D']))
     }
 }
 
@@ -211,9 +221,14 @@ impl Drop for Process {
 /// blocked: they would be lost there, and `supervise` wait forever. Threads started afterwards are
 /// fine.
 pub fn block_signals() -> Result<()> {
-    let mut blocked = SigSet::from_iter([Signal::SIGCHLD]);
-    let ignored = ignored_signals()?;
-    blocked.extend(STOP_SIGNALS.into_iter().filter(|signal| !ignored.contains(*signal)));
+    // proc_pid_status(5): a bit for each signal that this process ignores.
+    let status = fs::read_to_string("/proc/self/status").context("read /proc/self/status")?;
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:\t"));
+    let ignored = ignored.and_then(|mask| u64::from_str_radix(mask, 16).ok());
+    let ignored = ignored.context("read /proc/self/status: no SigIgn")?;
+    let is_ours = |signal: &Signal| ignored >> (*signal as i32 - 1) & 1 == 0;
+    let mut blocked: SigSet = STOP_SIGNALS.into_iter().filter(is_ours).collect();
+    blocked.add(Signal::SIGCHLD);
     let current = SigSet::thread_get_mask().context("pthread_sigmask")?;
     if blocked.iter().all(|signal| current.contains(signal)) {
         return Ok(());
@@ -226,7 +241,10 @@ pub fn block_signals() -> Result<()> {
 ///
 /// A started program inherits the blocked signals, and would not react to Ctrl-C or SIGTERM.
 pub fn unblock_signals(command: &mut Command) -> &mut Command {
-    sys::before_exec(command, || Ok(supervised_signals().thread_unblock()?))
+    // SAFETY: this runs in the child, between fork and exec. The parent may have threads, so only
+    // async-signal-safe calls are allowed there: it fills in a signal set and calls pthread_sigmask(3). Not
+    // covered: nothing; it allocates and locks nothing.
+    unsafe { command.pre_exec(|| Ok(supervised_signals().thread_unblock()?)) }
 }
 
 /// Blocks until all `processes` have ended. The first that fails, or a stop signal, ends the others, by
@@ -258,32 +276,20 @@ pub fn supervise(processes: impl IntoIterator<Item = Process>) -> Result<()> {
     // anyway may still say how; and whoever runs may get there, if it does not take long.
     let deadline = Instant::now() + GRACE;
     for process in &mut running {
-        while process.state().0 && Instant::now() < deadline {
+        while process.is_busy() && Instant::now() < deadline {
             std::thread::yield_now();
         }
-        if process.state().1 {
-            failures.extend(process.wait(None)?);
-        }
+        failures.extend(process.wait(Some(WaitPidFlag::WNOHANG))?);
     }
     drop(running); // kills and reaps the others
     // Ctrl-C goes to the children too, and one may be gone before we look at our own signals. With
     // SIGCHLD pending sigwait(3) does not block, and it takes the lowest: the stop signals come first.
     kill(getpid(), Signal::SIGCHLD).context("kill")?;
     wait_for_signal()?;
-    let likeliest = failures.iter().map(|(rank, _)| *rank).min();
-    failures.retain(|(rank, _)| Some(*rank) == likeliest);
+    let any_killed = failures.iter().any(|(killed, _)| *killed);
+    failures.retain(|(killed, _)| *killed || !any_killed);
     let causes: Vec<_> = failures.into_iter().map(|(_, failure)| failure).collect();
     bail!(causes.join("; "))
-}
-
-/// The stop signals that this process ignores: proc_pid_status(5).
-fn ignored_signals() -> Result<SigSet> {
-    let status = std::fs::read_to_string("/proc/self/status").context("read /proc/self/status")?;
-    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:\t"));
-    let mask = mask.and_then(|mask| u64::from_str_radix(mask, 16).ok());
-    let mask = mask.context("read /proc/self/status: no SigIgn")?;
-    let ignored = |signal: &Signal| mask >> (*signal as i32 - 1) & 1 == 1;
-    Ok(STOP_SIGNALS.into_iter().filter(ignored).collect())
 }
 
 /// Waits for a signal; all but SIGCHLD are an error.
@@ -332,7 +338,7 @@ fn ensure_single_threaded() -> Result<()> {
     // The kernel can list a thread for 2 ms after it was joined, and offers nothing to wait for.
     let deadline = Instant::now() + Duration::from_millis(100);
     loop {
-        let threads = std::fs::read_dir("/proc/self/task").context("read /proc/self/task")?.count();
+        let threads = fs::read_dir("/proc/self/task").context("read /proc/self/task")?.count();
         if threads == 1 {
             return Ok(());
         }
@@ -340,49 +346,5 @@ fn ensure_single_threaded() -> Result<()> {
             bail!("this process has {threads} threads; do this before starting any");
         }
         std::thread::yield_now();
-    }
-}
-
-/// The calls that Rust cannot check.
-mod sys {
-    #![expect(unsafe_code, reason = "fork, _exit, sigaction and pre_exec have no safe form")]
-
-    use super::*;
-    use nix::sys::signal::{SaFlags, SigAction, SigHandler, sigaction};
-    use nix::unistd::{ForkResult, fork as fork_unchecked};
-
-    /// fork(2): the child's id in the parent, `None` in the child.
-    /// The caller has made sure that there are no other threads.
-    pub fn fork() -> nix::Result<Option<Pid>> {
-        // SAFETY: with one thread the child is a complete copy: no lock is held by a thread
-        // that is not there. Not covered: a thread that foreign code starts between the
-        // caller's check and this call (none of ours can).
-        match unsafe { fork_unchecked() }? {
-            ForkResult::Parent { child } => Ok(Some(child)),
-            ForkResult::Child => Ok(None),
-        }
-    }
-
-    /// _exit(2): ends the process at once, without the parent's exit handlers and buffers.
-    pub fn exit(status: i32) -> ! {
-        // SAFETY: takes no pointer and does not return. Not covered: what is still in a buffer is lost;
-        // stdout is flushed at the end of each line.
-        unsafe { nix::libc::_exit(status) }
-    }
-
-    /// Sets SIGCHLD to its default: children stay until waitpid(2) takes their status.
-    pub fn default_sigchld() -> nix::Result<()> {
-        let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
-        // SAFETY: installs no handler, so no code of ours runs in signal context. Not covered:
-        // a handler that other code in this process had set is gone.
-        unsafe { sigaction(Signal::SIGCHLD, &default) }.map(drop)
-    }
-
-    /// Runs `prepare` in the child of `command`, between fork and exec.
-    pub fn before_exec(command: &mut Command, prepare: fn() -> io::Result<()>) -> &mut Command {
-        // SAFETY: the parent may have threads, so only async-signal-safe calls are allowed there: the one
-        // caller's closure fills in a signal set and calls pthread_sigmask(3). Not covered: another
-        // `prepare` that allocates or locks.
-        unsafe { command.pre_exec(prepare) }
     }
 }
