@@ -45,8 +45,8 @@ use nix::unistd::{geteuid, mkfifo, pipe2};
 /// The longest line in bytes, with its end: `PIPE_BUF`, which one write(2) puts in atomically.
 pub const MAX_LINE: usize = 4096;
 
-/// How often to look again, in milliseconds, where the kernel has no event to wait for.
-const POLL_INTERVAL: u8 = 1;
+/// How often to look again where the kernel has no event to wait for.
+const POLL_INTERVAL: Duration = Duration::from_millis(1);
 
 /// Makes a FIFO at `path` that only this user may open: mkfifo(3) with mode 0600.
 ///
@@ -66,14 +66,13 @@ pub fn create(path: &Path) -> io::Result<()> {
 /// long as it takes. Never creates anything, follows no symbolic link, and refuses what is not
 /// a FIFO. Once the last writer is gone, a read returns 0 bytes: EOF.
 pub fn open_reader(path: &Path, timeout: Option<Duration>) -> io::Result<File> {
-    let mut options = OpenOptions::new();
-    options.read(true);
-    match timeout {
-        None => open(path, &mut options, OFlag::empty()),
-        Some(timeout) => open(path, &mut options, OFlag::O_NONBLOCK)
+    let open = |flags| open(path, OpenOptions::new().read(true), flags);
+    let opened = match timeout {
+        None => open(OFlag::empty()),
+        Some(timeout) => open(OFlag::O_NONBLOCK)
             .and_then(|file| await_writer(&file, timeout).and_then(|()| blocking(file))),
-    }
-    .map_err(|error| named("open for reading", path, error))
+    };
+    opened.map_err(|error| named("open for reading", path, error))
 }
 
 /// Opens the writing end: open(2) with `O_WRONLY`, which blocks until a reader opens it too.
@@ -82,13 +81,16 @@ pub fn open_reader(path: &Path, timeout: Option<Duration>) -> io::Result<File> {
 /// long as it takes. Never creates anything, follows no symbolic link, and refuses what is not
 /// a FIFO. Once the last reader is gone, a write fails with `BrokenPipe`.
 pub fn open_writer(path: &Path, timeout: Option<Duration>) -> io::Result<File> {
-    let mut options = OpenOptions::new();
-    options.write(true);
-    match timeout {
-        None => open(path, &mut options, OFlag::empty()),
-        Some(timeout) => open_with_reader(path, &mut options, timeout).and_then(blocking),
-    }
-    .map_err(|error| named("open for writing", path, error))
+    let open = |flags| open(path, OpenOptions::new().write(true), flags);
+    let opened = match timeout {
+        None => open(OFlag::empty()),
+        // Without a reader, the kernel says ENXIO.
+        Some(timeout) => retry("reader", timeout, || match open(OFlag::O_NONBLOCK) {
+            Err(error) if error.raw_os_error() == Some(Errno::ENXIO as i32) => Ok(None),
+            opened => opened.and_then(blocking).map(Some),
+        }),
+    };
+    opened.map_err(|error| named("open for writing", path, error))
 }
 
 /// Writes a message and the end of its line in one write(2).
@@ -112,20 +114,18 @@ pub fn write_line(fifo: &mut File, message: &str) -> io::Result<()> {
 pub fn read_line(fifo: &mut impl BufRead) -> io::Result<Option<String>> {
     let mut line = Vec::new();
     fifo.by_ref().take(MAX_LINE as u64).read_until(b'\n', &mut line)?;
-    let invalid = |what: String| io::Error::new(ErrorKind::InvalidData, what);
+    let fail = |kind, what: &str| Err(io::Error::new(kind, what));
     match line.pop() {
-        Some(b'\n') => {}
-        None => return Ok(None),
-        Some(_) if line.len() + 1 == MAX_LINE => {
-            return Err(invalid(format!("a line is longer than {MAX_LINE} bytes")));
+        None => Ok(None),
+        Some(b'\n') => match String::from_utf8(line) {
+            Ok(message) => Ok(Some(message)),
+            Err(_) => fail(ErrorKind::InvalidData, "a line is not UTF-8"),
+        },
+        Some(_) if line.len() + 1 < MAX_LINE => {
+            fail(ErrorKind::UnexpectedEof, "the other side ended in the middle of a line")
         }
-        Some(_) => {
-            let what = "the other side ended in the middle of a line";
-            return Err(io::Error::new(ErrorKind::UnexpectedEof, what));
-        }
+        _ => fail(ErrorKind::InvalidData, &format!("a line is longer than {MAX_LINE} bytes")),
     }
-    let message = String::from_utf8(line).map_err(|_| invalid("a line is not UTF-8".into()))?;
-    Ok(Some(message))
 }
 
 /// Whether what already is at `path` can be used as our own FIFO.
@@ -149,51 +149,37 @@ fn open(path: &Path, options: &mut OpenOptions, flags: OFlag) -> io::Result<File
     Ok(file)
 }
 
-/// Opens for writing as soon as there is a reader.
-fn open_with_reader(path: &Path, options: &mut OpenOptions, timeout: Duration) -> io::Result<File> {
-    let deadline = Instant::now().checked_add(timeout);
-    loop {
-        match open(path, options, OFlag::O_NONBLOCK) {
-            // No reader yet. The kernel has no event for a reader that opens: look again.
-            Err(error) if error.raw_os_error() == Some(Errno::ENXIO as i32) => {
-                require_time(deadline, "reader")?;
-                // Not `sleep`: each signal makes that a little longer.
-                std::thread::park_timeout(Duration::from_millis(POLL_INTERVAL.into()));
-            }
-            opened => return opened,
-        }
-    }
-}
-
 /// Waits until a writer has opened the FIFO of which `reader` is the reading end.
 fn await_writer(reader: &File, timeout: Duration) -> io::Result<()> {
-    let deadline = Instant::now().checked_add(timeout);
     let (_scratch_reader, scratch) = pipe2(OFlag::O_CLOEXEC)?;
-    loop {
-        // poll(2) wakes when a writer has written, or has come and gone, but not for one that has
-        // only opened. So ask tee(2), which takes nothing away: 0 is "no writer", EAGAIN is
-        // "a writer, and nothing written yet".
-        match tee(reader, &scratch, 1, SpliceFFlags::SPLICE_F_NONBLOCK) {
-            Ok(0) => require_time(deadline, "writer")?,
-            Ok(_) | Err(Errno::EAGAIN) => return Ok(()),
-            Err(Errno::EINTR) => continue,
-            Err(errno) => return Err(errno.into()),
-        }
+    retry("writer", timeout, || {
+        // poll(2) knows whether a writer has written, or has come and gone, but not of one that has only
+        // opened. So ask tee(2), which takes nothing away: 0 is "no writer", EAGAIN is "a writer, and
+        // nothing written yet".
         let mut fds = [PollFd::new(reader.as_fd(), PollFlags::POLLIN)];
-        match poll(&mut fds, PollTimeout::from(POLL_INTERVAL)) {
-            Ok(0) | Err(Errno::EINTR) => {}
-            Ok(_) => return Ok(()),
-            Err(errno) => return Err(errno.into()),
-        }
-    }
+        let there = poll(&mut fds, PollTimeout::ZERO)? > 0
+            || tee(reader, &scratch, 1, SpliceFFlags::SPLICE_F_NONBLOCK) != Ok(0);
+        Ok(there.then_some(()))
+    })
 }
 
-fn require_time(deadline: Option<Instant>, peer: &str) -> io::Result<()> {
-    match deadline {
-        Some(deadline) if Instant::now() >= deadline => {
-            Err(io::Error::new(ErrorKind::TimedOut, format!("no {peer} came in time")))
+/// Tries until `attempt` has a result. The kernel has no event for a process that opens: look again.
+fn retry<T>(
+    peer: &str,
+    timeout: Duration,
+    mut attempt: impl FnMut() -> io::Result<Option<T>>,
+) -> io::Result<T> {
+    let deadline = Instant::now().checked_add(timeout);
+    loop {
+        if let Some(result) = attempt()? {
+            return Ok(result);
         }
-        _ => Ok(()),
+        if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            let what = format!("no {peer} came in time");
+            return Err(io::Error::new(ErrorKind::TimedOut, what));
+        }
+        // Not `sleep`: each signal makes that a little longer.
+        std::thread::park_timeout(POLL_INTERVAL);
     }
 }
 
