@@ -110,36 +110,35 @@ impl RawSemaphore {
         let missed = misses.take();
         let end = Instant::now() + (MAX_SPIN + copying) / 2u32.saturating_pow(missed / 2);
         while Instant::now() < end {
-            for _ in 0..20 {
-                if self.try_wait() {
-                    return true;
-                }
-                std::hint::spin_loop();
+            // More often than it looks at the clock.
+            if (0..20).any(|_| self.try_wait()) {
+                return true;
             }
+            std::hint::spin_loop();
         }
         misses.set((missed + 1) % RETRY_SPIN);
         false
     }
 
-    /// Takes one off. False if the timeout passed, or `is_hopeless`: asked each [`LIVENESS_INTERVAL`].
+    /// Takes one off. False if the timeout passed, or `is_hopeless`: asked when it has slept in vain, each
+    /// [`LIVENESS_INTERVAL`].
     pub(crate) fn wait(&self, timeout: Option<Duration>, is_hopeless: impl Fn() -> bool) -> bool {
         // A timeout that the clock cannot express is as good as none.
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        let mut check = Instant::now() + LIVENESS_INTERVAL;
         while !self.try_wait() {
-            let now = Instant::now();
-            if deadline.is_some_and(|deadline| now >= deadline) || (now >= check && is_hopeless()) {
-                return self.try_wait(); // whoever is gone may have posted before
-            }
-            if now >= check {
-                check = now + LIVENESS_INTERVAL;
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            if left == Some(Duration::ZERO) {
+                return false;
             }
             self.sleepers.fetch_add(1, SeqCst);
             // Sleeps only while the value is 0: a post since we looked is not missed. Whatever ends
             // it (a post, a signal, the time), retry: another process may have won.
-            let until = deadline.map_or(check, |deadline| deadline.min(check));
-            self.futex(libc::FUTEX_WAIT, 0, Some(until - now));
+            let interval = left.unwrap_or(LIVENESS_INTERVAL).min(LIVENESS_INTERVAL);
+            self.futex(libc::FUTEX_WAIT, 0, Some(interval));
             self.sleepers.fetch_sub(1, SeqCst);
+            if self.value.load(SeqCst) == 0 && is_hopeless() {
+                return self.try_wait(); // whoever is gone may have posted before
+            }
         }
         true
     }
@@ -172,14 +171,11 @@ pub(crate) fn identity(pid: u32) -> io::Result<u64> {
         Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return Ok(0),
         stat => stat.map_err(|e| named("read", &path, e))?,
     };
-    // After the name, in brackets, come the state, as the 7th the flags, and as the 20th the start:
-    // proc_pid_stat(5).
-    const PF_EXITING: u64 = 4;
+    // After the name, in brackets, come the state, and as the 20th the start: proc_pid_stat(5).
     let stat = String::from_utf8_lossy(&stat);
-    let fields: Vec<&str> = stat.rsplit(") ").next().unwrap_or_default().split(' ').collect();
-    let number = |index: usize| fields.get(index)?.parse::<u64>().ok();
-    match (number(6), number(19)) {
-        (Some(flags), _) if flags & PF_EXITING != 0 => Ok(0), // perhaps not reaped yet
+    let mut fields = stat.rsplit(") ").next().unwrap_or_default().split(' ');
+    match (fields.next(), fields.nth(18).and_then(|start| start.parse::<u64>().ok())) {
+        (Some("Z" | "X"), _) => Ok(0), // not reaped yet
         (_, Some(start)) => Ok(start << PID_BITS | u64::from(pid)),
         _ => Err(failed("read", &path, ErrorKind::InvalidData, "not as in proc_pid_stat(5)")),
     }

@@ -90,11 +90,8 @@ pub fn listen(address: &str) -> io::Result<Listener> {
 pub fn connect(address: &str, timeout: Option<Duration>) -> io::Result<Stream> {
     // A timeout that the clock cannot express is as good as none.
     let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-    first(
-        resolve(address)?
-            .iter()
-            .map(|at| connect_to(at, deadline).map_err(|error| named("connect", &text(at), error))),
-    )
+    let failed = |at, error| named("connect", &text(at), error);
+    first(resolve(address)?.iter().map(|at| connect_to(at, deadline).map_err(|e| failed(at, e))))
 }
 
 impl Listener {
@@ -109,18 +106,15 @@ impl Listener {
     /// many open files) are transient: the listener stays usable.
     pub fn accept(&self) -> io::Result<Stream> {
         loop {
-            match self.socket.accept() {
-                Ok((stream, _)) => {
-                    if self.file.is_none() {
-                        stream.set_tcp_nodelay(true)?; // small messages go out at once
-                    }
-                    return Ok(stream);
-                }
+            return match self.socket.accept() {
+                Ok((stream, _)) if self.file.is_some() => Ok(stream),
+                // Small messages go out at once.
+                Ok((stream, _)) => stream.set_tcp_nodelay(true).map(|()| stream),
                 Err(error) => match error.kind() {
-                    ErrorKind::Interrupted | ErrorKind::ConnectionAborted => {}
-                    kind => return Err(io::Error::new(kind, format!("accept: {error}"))),
+                    ErrorKind::Interrupted | ErrorKind::ConnectionAborted => continue,
+                    kind => Err(io::Error::new(kind, format!("accept: {error}"))),
                 },
-            }
+            };
         }
     }
 }
@@ -150,47 +144,41 @@ pub fn read_line(stream: &mut impl BufRead) -> io::Result<Option<String>> {
     let mut line = Vec::new();
     let read = stream.by_ref().take(MAX_LINE as u64).read_until(b'\n', &mut line);
     read.map_err(|error| timed_out(error, "the other side sent nothing in time"))?;
-    let invalid = |what: String| io::Error::new(ErrorKind::InvalidData, what);
+    let fail = |kind, what: &str| Err(io::Error::new(kind, what));
     match line.pop() {
-        Some(b'\n') => {}
-        None => return Ok(None),
-        Some(_) if line.len() + 1 == MAX_LINE => {
-            return Err(invalid(format!("a line is longer than {MAX_LINE} bytes")));
+        None => Ok(None),
+        Some(b'\n') => match String::from_utf8(line) {
+            Ok(message) => Ok(Some(message)),
+            Err(_) => fail(ErrorKind::InvalidData, "a line is not UTF-8"),
+        },
+        Some(_) if line.len() + 1 < MAX_LINE => {
+            fail(ErrorKind::UnexpectedEof, "the other side ended in the middle of a line")
         }
-        Some(_) => {
-            let what = "the other side ended in the middle of a line";
-            return Err(io::Error::new(ErrorKind::UnexpectedEof, what));
-        }
+        _ => fail(ErrorKind::InvalidData, &format!("a line is longer than {MAX_LINE} bytes")),
     }
-    let message = String::from_utf8(line).map_err(|_| invalid("a line is not UTF-8".into()))?;
-    Ok(Some(message))
 }
 
 /// What an address stands for: a path, or what getaddrinfo(3) makes of a name.
 fn resolve(address: &str) -> io::Result<Vec<SockAddr>> {
-    let invalid = |what: &str| {
-        let what = format!("address '{address}': {what}");
-        io::Error::new(ErrorKind::InvalidInput, what)
-    };
-    let shape = || invalid("expected HOST:PORT, [IPV6]:PORT or unix:/PATH");
+    let what = format!("address '{address}'");
+    let invalid =
+        |why: &str| Err(io::Error::new(ErrorKind::InvalidInput, format!("{what}: {why}")));
     if let Some(path) = address.strip_prefix("unix:").filter(|path| !path.is_empty()) {
         return SockAddr::unix(path)
             .map(|at| vec![at])
-            .map_err(|error| invalid(&error.to_string()));
+            .or_else(|error| invalid(&error.to_string()));
     }
-    let (host, port) = address.rsplit_once(':').ok_or_else(shape)?;
+    let (host, port) = address.rsplit_once(':').unwrap_or_default();
     // An IPv6 address needs its brackets: in 2001:db8::1:9000 nobody can tell which part is the port.
     let in_brackets = host.starts_with('[') && host.ends_with(']');
     if host.is_empty() || port.is_empty() || host.contains(':') != in_brackets {
-        return Err(shape());
+        return invalid("expected HOST:PORT, [IPV6]:PORT or unix:/PATH");
     }
     if port.parse::<u16>().is_err() {
-        return Err(invalid("a port is a number up to 65535"));
+        return invalid("a port is a number up to 65535");
     }
-    match address.to_socket_addrs() {
-        Ok(addresses) => Ok(addresses.map(SockAddr::from).collect()),
-        Err(error) => Err(named("resolve", address, error)),
-    }
+    let found = address.to_socket_addrs().map_err(|error| named("resolve", address, error))?;
+    Ok(found.map(SockAddr::from).collect())
 }
 
 /// The first success, or the last error.
@@ -211,19 +199,18 @@ fn connect_to(at: &SockAddr, deadline: Option<Instant>) -> io::Result<Stream> {
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         // SO_SNDTIMEO limits connect(2), too. (0 would be no limit.)
         stream.set_write_timeout(left.map(|left| left.max(Duration::from_micros(1))))?;
-        match stream.connect(at).map_err(|error| (error.raw_os_error().map(Errno::from_raw), error))
-        {
-            Ok(()) => break,
+        let Err(error) = stream.connect(at) else {
+            break;
+        };
+        match error.raw_os_error().map(Errno::from_raw) {
             // A signal came. Calling again waits for the same connection, with the time that is left.
-            Err((Some(Errno::EINTR), _)) if left != Some(Duration::ZERO) => {}
+            Some(Errno::EINTR) if left != Some(Duration::ZERO) => {}
             // Over TCP nobody answered; on a Unix socket the server's queue stayed full.
-            Err((Some(Errno::EINTR | Errno::EINPROGRESS | Errno::EAGAIN), _)) => {
-                return Err(io::Error::new(
-                    ErrorKind::TimedOut,
-                    "the server did not answer in time",
-                ));
+            Some(Errno::EINTR | Errno::EINPROGRESS | Errno::EAGAIN) => {
+                let what = "the server did not answer in time";
+                return Err(io::Error::new(ErrorKind::TimedOut, what));
             }
-            Err((_, error)) => return Err(error),
+            _ => return Err(error),
         }
     }
     stream.set_write_timeout(None)?;
@@ -251,7 +238,8 @@ fn listen_unix(socket: &Socket, at: &SockAddr, path: &Path) -> io::Result<Socket
         }
         bound => bound?,
     }
-    let file = SocketFile::new(path)?;
+    let (id, owner) = (file_id(path)?, std::process::id());
+    let file = SocketFile { path: path.to_owned(), id, owner };
     socket.listen(BACKLOG)?;
     Ok(file)
 }
@@ -291,19 +279,11 @@ struct SocketFile {
     owner: u32,
 }
 
-impl SocketFile {
-    fn new(path: &Path) -> io::Result<SocketFile> {
-        let id = file_id(path)?;
-        Ok(SocketFile { path: path.to_owned(), id, owner: std::process::id() })
-    }
-}
-
 impl Drop for SocketFile {
     fn drop(&mut self) {
         // Neither a forked child's copy of this value removes it, nor do we remove what somebody has
         // put in its place.
-        let same = file_id(&self.path).is_ok_and(|id| id == self.id);
-        if self.owner == std::process::id() && same {
+        if self.owner == std::process::id() && file_id(&self.path).ok() == Some(self.id) {
             let _ = fs::remove_file(&self.path);
         }
     }
