@@ -102,8 +102,7 @@ impl<T: Serialize + DeserializeOwned> Queue<T> {
         }
         let file = memfd_create("queue", MFdFlags::MFD_CLOEXEC);
         // Writing past the limit (ulimit -f) would kill the process with SIGXFSZ.
-        let (limit, _) =
-            getrlimit(Resource::RLIMIT_FSIZE).map_err(|e| named("getrlimit", e.into()))?;
+        let (limit, _) = getrlimit(Resource::RLIMIT_FSIZE)?;
         let queue = Queue {
             free: Tokens::new()?,
             filled: Tokens::new()?,
@@ -142,11 +141,7 @@ impl<T: Serialize + DeserializeOwned> Queue<T> {
     ///
     /// Fails as [`GetError::Io`] says.
     pub fn get(&self) -> io::Result<T> {
-        loop {
-            if let Some(value) = self.get_until(None)? {
-                return Ok(value);
-            }
-        }
+        self.get_until(None).map(|value| value.expect("there is no deadline"))
     }
 
     /// Takes the oldest value out without blocking: `Queue.get_nowait()`.
@@ -238,13 +233,9 @@ impl Write for Encoded {
 
 /// Encodes a value with the names of its fields, so that it can be decoded whatever serde attributes
 /// its type has.
-fn encode<T>(value: &T, mut buffer: Vec<u8>) -> io::Result<Vec<u8>>
-where
-    T: Serialize + DeserializeOwned,
-{
-    buffer.clear();
-    buffer.extend([0; PAD]);
-    let mut encoded = Encoded { bytes: buffer, nil: false };
+fn encode<T: Serialize + DeserializeOwned>(value: &T, mut bytes: Vec<u8>) -> io::Result<Vec<u8>> {
+    bytes.resize(PAD, 0);
+    let mut encoded = Encoded { bytes, nil: false };
     let mut serializer = rmp_serde::Serializer::new(&mut encoded).with_struct_map();
     value.serialize(&mut serializer).map_err(invalid)?;
     // MessagePack writes Some(None) and Some(()) as it writes None. postcard does not, so compare.

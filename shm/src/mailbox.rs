@@ -30,10 +30,12 @@ use std::cell::Cell;
 use std::io::{self, ErrorKind};
 use std::ops::Deref;
 use std::os::unix::fs::MetadataExt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::time::{Duration, Instant};
 
 use nix::fcntl::OFlag;
+use nix::libc::{LOCK_EX, LOCK_UN};
 
 use super::memory::{Object, RESERVED, SharedMemory, failed};
 use super::semaphore::{LEFT, PID_MASK, RawSemaphore, identity, is_alive};
@@ -82,10 +84,10 @@ struct Header {
     empty: RawSemaphore,
 }
 
-/// A role: its index in the header, and its name.
-type Role = (usize, &'static str);
-const WRITER: Role = (0, "writer");
-const READER: Role = (1, "reader");
+/// The roles, as indices.
+const WRITER: usize = 0;
+const READER: usize = 1;
+const NAMES: [&str; 2] = ["writer", "reader"];
 
 /// How often to look again where the kernel has no event to wait for.
 const POLL_INTERVAL: Duration = Duration::from_millis(1);
@@ -131,15 +133,14 @@ impl Mailbox {
             let what = format!("{} bytes are more than {}", message.len(), self.capacity());
             return Err(failed("write", self.memory.name(), ErrorKind::InvalidInput, &what));
         }
-        self.wait_empty("write", timeout)?;
-        let header = self.header();
+        self.wait_turn("write", WRITER, timeout)?;
         // SAFETY: the slot has room for `capacity` bytes, and no part of `message` can be in
         // it, since nobody gets a reference into it. `empty` gave the turn to us alone. Not
         // covered: a process that writes there without waiting for its turn; it can garble
         // the message.
         unsafe { self.slot().copy_from_nonoverlapping(message.as_ptr(), message.len()) };
-        header.length.store(message.len() as u64, Ordering::Relaxed);
-        header.filled.post();
+        header(&self.memory).length.store(message.len() as u64, Relaxed);
+        header(&self.memory).filled.post();
         Ok(())
     }
 
@@ -147,8 +148,8 @@ impl Mailbox {
     ///
     /// Fails as [`Mailbox::write`] does, but never with `InvalidInput`.
     pub fn flush(&self, timeout: Option<Duration>) -> io::Result<()> {
-        self.wait_empty("flush", timeout)?;
-        self.header().empty.post();
+        self.wait_turn("flush", WRITER, timeout)?;
+        header(&self.memory).empty.post();
         Ok(())
     }
 
@@ -159,7 +160,7 @@ impl Mailbox {
     /// another is the reader, and with `Deadlock` while this one still holds a [`Message`].
     pub fn read(&self, timeout: Option<Duration>) -> io::Result<Vec<u8>> {
         let bytes = self.copy_out(timeout)?;
-        self.header().empty.post();
+        header(&self.memory).empty.post();
         Ok(bytes)
     }
 
@@ -199,7 +200,7 @@ impl Mailbox {
                 Err(error) if error.kind() == ErrorKind::NotFound => continue,
                 opened => opened?.0,
             };
-            object.lock()?;
+            object.flock(LOCK_EX)?;
             let there = object.file.metadata()?;
             let size = there.len();
             if there.nlink() == 0 {
@@ -214,12 +215,12 @@ impl Mailbox {
                 object.owner = Some(std::process::id());
                 object.reserve(wanted)?;
                 let memory = object.map(wanted)?;
-                header(&memory).empty.init(1);
+                header(&memory).empty.post();
                 return Mailbox::sit_down(memory, 0);
             }
             let memory = object.map(size)?;
             let [first, second] = header(&memory).openers.each_ref();
-            let is_free = second.load(Ordering::Acquire) == 0;
+            let is_free = second.load(SeqCst) == 0;
             match (is_alive(first), is_alive(second)) {
                 (true, _) if is_free && join && wanted.is_none_or(|wanted| wanted == size) => {
                     return Mailbox::sit_down(memory, 1);
@@ -237,15 +238,11 @@ impl Mailbox {
     /// Takes a seat, and lets go of the lock.
     fn sit_down(mut memory: SharedMemory, seat: usize) -> io::Result<Mailbox> {
         let opener = identity(std::process::id())?;
-        header(&memory).openers[seat].store(opener, Ordering::Release);
+        header(&memory).openers[seat].store(opener, SeqCst);
         memory.object.owner = None; // the last opener to leave unlinks it
-        memory.object.unlock();
+        memory.object.flock(LOCK_UN)?;
         let (roles, held, misses) = Default::default();
         Ok(Mailbox { memory, opener, seat, roles, held, misses })
-    }
-
-    fn header(&self) -> &Header {
-        header(&self.memory)
     }
 
     fn slot(&self) -> *mut u8 {
@@ -254,28 +251,21 @@ impl Mailbox {
     }
 
     /// Takes a role on first use, so that the other side can tell whether this process is alive.
-    fn take_role(&self, (role, name): Role) -> io::Result<()> {
+    fn take_role(&self, role: usize) -> io::Result<()> {
         if !self.roles[role].get() {
-            let (word, us) = (&self.header().roles[role], identity(std::process::id())?);
-            if word.compare_exchange(0, us, Ordering::AcqRel, Ordering::Relaxed).is_err() {
+            let (word, us) = (&header(&self.memory).roles[role], identity(std::process::id())?);
+            if word.compare_exchange(0, us, SeqCst, SeqCst).is_err() {
                 // Not to count as a peer that has left: somebody else may take the seat.
-                let seat = &self.header().openers[self.seat];
+                let seat = &header(&self.memory).openers[self.seat];
                 if !self.roles.iter().any(Cell::get) {
-                    let _ =
-                        seat.compare_exchange(self.opener, 0, Ordering::AcqRel, Ordering::Relaxed);
+                    let _ = seat.compare_exchange(self.opener, 0, SeqCst, SeqCst);
                 }
-                let what = format!("it already has, or had, a {name}");
+                let what = format!("it already has, or had, a {}", NAMES[role]);
                 return Err(failed("attach", self.memory.name(), ErrorKind::AlreadyExists, &what));
             }
             self.roles[role].set(true);
         }
         Ok(())
-    }
-
-    /// Waits for `empty` as the writer.
-    fn wait_empty(&self, call: &str, timeout: Option<Duration>) -> io::Result<()> {
-        self.take_role(WRITER)?;
-        self.wait(call, &self.header().empty, timeout, READER)
     }
 
     /// Waits for `filled` as the reader, and copies the message.
@@ -284,10 +274,9 @@ impl Mailbox {
             let what = "the last message is still held: no further message can arrive";
             return Err(failed("read", self.memory.name(), ErrorKind::Deadlock, what));
         }
-        self.take_role(READER)?;
-        self.wait("read", &self.header().filled, timeout, WRITER)?;
+        self.wait_turn("read", READER, timeout)?;
         // Read once: checked and then read again, it could have changed in between.
-        let length = self.header().length.load(Ordering::Relaxed) as usize;
+        let length = header(&self.memory).length.load(Relaxed) as usize;
         if length > self.capacity() {
             let what = "the length in the page is impossible";
             return Err(failed("read", self.memory.name(), ErrorKind::InvalidData, what));
@@ -303,17 +292,14 @@ impl Mailbox {
         Ok(bytes)
     }
 
-    /// Waits for the semaphore, which the peer will post.
-    fn wait(
-        &self,
-        call: &str,
-        semaphore: &RawSemaphore,
-        timeout: Option<Duration>,
-        (peer, name): Role,
-    ) -> io::Result<()> {
+    /// Waits as the writer for `empty`, as the reader for `filled`: the peer posts it.
+    fn wait_turn(&self, call: &str, role: usize, timeout: Option<Duration>) -> io::Result<()> {
+        self.take_role(role)?;
+        let (header, peer) = (header(&self.memory), 1 - role);
+        let semaphore = [&header.empty, &header.filled][role];
         let spin = || {
             // The other side may be copying a message as long as the last one.
-            let length = self.header().length.load(Ordering::Relaxed).min(self.capacity() as u64);
+            let length = header.length.load(Relaxed).min(self.capacity() as u64);
             semaphore.spin(Duration::from_nanos(length / 4), &self.misses)
         };
         if semaphore.try_wait() || spin() || semaphore.wait(timeout, || self.is_gone(peer)) {
@@ -323,13 +309,14 @@ impl Mailbox {
             true => (ErrorKind::BrokenPipe, "is gone"),
             false => (ErrorKind::TimedOut, "did not come in time"),
         };
-        Err(failed(call, self.memory.name(), kind, &format!("the {name} {what}")))
+        Err(failed(call, self.memory.name(), kind, &format!("the {} {what}", NAMES[peer])))
     }
 
     /// Whether whoever has this role has left or died, or nobody is left who could take it.
     fn is_gone(&self, role: usize) -> bool {
-        let (role, opener) = (&self.header().roles[role], &self.header().openers[1 - self.seat]);
-        match (role.load(Ordering::Acquire), opener.load(Ordering::Acquire)) {
+        let (role, opener) =
+            (&header(&self.memory).roles[role], &header(&self.memory).openers[1 - self.seat]);
+        match (role.load(SeqCst), opener.load(SeqCst)) {
             // Nobody else came so far; without a name nobody can.
             (0, 0) => self.memory.object.file.metadata().is_ok_and(|there| there.nlink() == 0),
             (0, _) => !is_alive(opener),
@@ -340,21 +327,21 @@ impl Mailbox {
 
 impl Drop for Mailbox {
     fn drop(&mut self) {
-        let (header, object) = (self.header(), &self.memory.object);
+        let (header, object) = (header(&self.memory), &self.memory.object);
         // A forked child has a copy of this value, but what its parent has taken is not its own.
         let is_ours = |id: u64| id & PID_MASK == u64::from(std::process::id());
         for (role, _) in header.roles.iter().zip(&self.roles).filter(|(_, taken)| taken.get()) {
-            if is_ours(role.load(Ordering::Relaxed)) {
-                role.store(LEFT, Ordering::Release);
+            if is_ours(role.load(Relaxed)) {
+                role.store(LEFT, SeqCst);
             }
         }
-        if is_ours(self.opener) && object.lock().is_ok() {
+        if is_ours(self.opener) && object.flock(LOCK_EX).is_ok() {
             let seat = &header.openers[self.seat];
-            let _ = seat.compare_exchange(self.opener, LEFT, Ordering::AcqRel, Ordering::Relaxed);
+            let _ = seat.compare_exchange(self.opener, LEFT, SeqCst, SeqCst);
             if !header.openers.iter().any(is_alive) {
                 object.unlink(); // we are the last
             }
-            object.unlock();
+            let _ = object.flock(LOCK_UN);
         }
     }
 }
@@ -372,7 +359,7 @@ impl Drop for Message<'_> {
         // A forked child has a copy of this value, but must not free the slot.
         if self.reader == std::process::id() {
             self.mailbox.held.set(false);
-            self.mailbox.header().empty.post();
+            header(&self.mailbox.memory).empty.post();
         }
     }
 }
@@ -398,7 +385,7 @@ mod tests {
     /// A name that no other test uses.
     fn unused() -> String {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
-        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let count = COUNT.fetch_add(1, Relaxed);
         format!("/cnblogs-mailbox-{}-{count}", std::process::id())
     }
 
@@ -413,7 +400,7 @@ mod tests {
         assert_eq!(error.kind(), ErrorKind::TimedOut);
         for size in [8, 4096] {
             let there = SharedMemory::create(&name, size).unwrap();
-            there.words()[0].store(7, Ordering::Relaxed);
+            there.words()[0].store(7, Relaxed);
             for error in [
                 Mailbox::open(&name, None).unwrap_err(),
                 Mailbox::create(&name, 16).unwrap_err(),
@@ -421,7 +408,7 @@ mod tests {
             ] {
                 assert_eq!(error.to_string(), format!("open {name}: not a mailbox"));
             }
-            assert_eq!(there.words()[0].load(Ordering::Relaxed), 7);
+            assert_eq!(there.words()[0].load(Relaxed), 7);
         }
         // And the other way round: the live slot is not plain memory.
         let _mailbox = Mailbox::create(&name, 16).unwrap();
@@ -439,7 +426,7 @@ mod tests {
             if size > 0 {
                 object.reserve(size).unwrap();
                 let memory = object.map(size).unwrap();
-                memory.words()[0].store(user, Ordering::Relaxed);
+                memory.words()[0].store(user, Relaxed);
             }
         };
         // A process id that is in use, with the start of another process.
@@ -600,7 +587,7 @@ mod tests {
         let name = unused();
         let mailbox = Mailbox::create(&name, 16).unwrap();
         mailbox.write(b"Hello", None).unwrap();
-        mailbox.header().length.store(17, Ordering::Relaxed);
+        header(&mailbox.memory).length.store(17, Relaxed);
         assert_eq!(mailbox.read(None).unwrap_err().kind(), ErrorKind::InvalidData);
         let error = mailbox.write(&[0; 17], None).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidInput);

@@ -187,22 +187,16 @@ impl Object {
         Ok(SharedMemory { map, object: self })
     }
 
-    /// flock(2): blocks while another process holds the lock.
-    pub(crate) fn lock(&self) -> io::Result<()> {
+    /// flock(2). `LOCK_EX` blocks while another process holds the lock; `LOCK_UN` ends it also where a forked
+    /// child has a copy of the descriptor, for which closing ours is not enough.
+    pub(crate) fn flock(&self, operation: i32) -> io::Result<()> {
         // SAFETY: takes no pointer.
-        while unsafe { libc::flock(self.file.as_raw_fd(), libc::LOCK_EX) } != 0 {
+        while unsafe { libc::flock(self.file.as_raw_fd(), operation) } != 0 {
             if Errno::last() != Errno::EINTR {
                 return Err(named("flock", &self.name, Errno::last().into()));
             }
         }
         Ok(())
-    }
-
-    /// Ends the lock, also where a forked child has a copy of the descriptor, for which closing ours is not
-    /// enough.
-    pub(crate) fn unlock(&self) {
-        // SAFETY: takes no pointer.
-        unsafe { libc::flock(self.file.as_raw_fd(), libc::LOCK_UN) };
     }
 
     /// Unlinks the name, unless somebody has unlinked it before and made another.

@@ -10,10 +10,9 @@
 
 use std::cell::Cell;
 use std::fs;
-use std::io::{self, ErrorKind};
-use std::ptr;
-use std::sync::atomic::Ordering::{self, SeqCst};
-use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::io;
+use std::io::ErrorKind::{InvalidData, NotFound, TimedOut};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use nix::libc;
@@ -39,7 +38,7 @@ impl Semaphore {
     pub fn create(name: &str, value: u32) -> io::Result<Semaphore> {
         let memory = SharedMemory::create_with(name, size_of::<RawSemaphore>(), RESERVED)?;
         let semaphore = Semaphore { memory };
-        semaphore.raw().init(value);
+        semaphore.raw().value.store(value, SeqCst);
         Ok(semaphore)
     }
 
@@ -47,11 +46,8 @@ impl Semaphore {
     ///
     /// Fails with `TimedOut`.
     pub fn wait(&self, timeout: Option<Duration>) -> io::Result<()> {
-        let name = self.memory.name();
-        match self.raw().wait(timeout, || false) {
-            true => Ok(()),
-            false => Err(failed("wait", name, ErrorKind::TimedOut, "nobody posted in time")),
-        }
+        let late = || failed("wait", self.memory.name(), TimedOut, "nobody posted in time");
+        self.raw().wait(timeout, || false).then_some(()).ok_or_else(late)
     }
 
     /// Adds one, and wakes a process that waits for it. Never blocks.
@@ -84,15 +80,11 @@ pub(crate) struct RawSemaphore {
 }
 
 impl RawSemaphore {
-    pub(crate) fn init(&self, value: u32) {
-        self.value.store(value, SeqCst);
-    }
-
     /// Adds one. Whoever waits sees all that we wrote before.
     pub(crate) fn post(&self) {
         self.value.fetch_add(1, SeqCst);
         if self.sleepers.load(SeqCst) > 0 {
-            self.futex(libc::FUTEX_WAKE, 1, None);
+            self.futex(libc::FUTEX_WAKE, 1, Duration::ZERO);
         }
     }
 
@@ -134,7 +126,7 @@ impl RawSemaphore {
             // Sleeps only while the value is 0: a post since we looked is not missed. Whatever ends
             // it (a post, a signal, the time), retry: another process may have won.
             let interval = left.unwrap_or(LIVENESS_INTERVAL).min(LIVENESS_INTERVAL);
-            self.futex(libc::FUTEX_WAIT, 0, Some(interval));
+            self.futex(libc::FUTEX_WAIT, 0, interval);
             self.sleepers.fetch_sub(1, SeqCst);
             if self.value.load(SeqCst) == 0 && is_hopeless() {
                 return self.try_wait(); // whoever is gone may have posted before
@@ -143,15 +135,13 @@ impl RawSemaphore {
         true
     }
 
-    /// futex(2) on the value, between processes.
-    fn futex(&self, operation: i32, value: u32, timeout: Option<Duration>) {
-        let timeout = timeout.map(TimeSpec::from);
-        let timeout =
-            timeout.as_ref().map_or(ptr::null(), |timeout| ptr::from_ref(timeout.as_ref()));
+    /// futex(2) on the value, between processes. `FUTEX_WAKE` ignores the timeout.
+    fn futex(&self, operation: i32, value: u32, timeout: Duration) {
+        let timeout = TimeSpec::from(timeout);
         // SAFETY: both addresses are valid for the length of the call, and the kernel writes to
         // neither. Not covered: a process that wakes others at random; they look again, and no more.
         unsafe {
-            libc::syscall(libc::SYS_futex, self.value.as_ptr(), operation, value, timeout);
+            libc::syscall(libc::SYS_futex, self.value.as_ptr(), operation, value, timeout.as_ref());
         }
     }
 }
@@ -167,7 +157,7 @@ pub(crate) const PID_MASK: u64 = !(!0 << PID_BITS);
 pub(crate) fn identity(pid: u32) -> io::Result<u64> {
     let path = format!("/proc/{pid}/stat");
     let stat = match fs::read(&path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(0),
+        Err(error) if error.kind() == NotFound => return Ok(0),
         Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return Ok(0),
         stat => stat.map_err(|e| named("read", &path, e))?,
     };
@@ -177,13 +167,13 @@ pub(crate) fn identity(pid: u32) -> io::Result<u64> {
     match (fields.next(), fields.nth(18).and_then(|start| start.parse::<u64>().ok())) {
         (Some("Z" | "X"), _) => Ok(0), // not reaped yet
         (_, Some(start)) => Ok(start << PID_BITS | u64::from(pid)),
-        _ => Err(failed("read", &path, ErrorKind::InvalidData, "not as in proc_pid_stat(5)")),
+        _ => Err(failed("read", &path, InvalidData, "not as in proc_pid_stat(5)")),
     }
 }
 
 /// Whether this names a process that lives and has not left.
 pub(crate) fn is_alive(who: &AtomicU64) -> bool {
-    match who.load(Ordering::Acquire) {
+    match who.load(SeqCst) {
         0 | LEFT => false,
         // If that cannot be read (no descriptor may be left), assume that it is alive.
         id => identity((id & PID_MASK) as u32).map_or(true, |now| now == id),
@@ -202,7 +192,7 @@ mod tests {
         semaphore.wait(None).unwrap();
         semaphore.wait(soon).unwrap();
         let error = semaphore.wait(soon).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::TimedOut);
+        assert_eq!(error.kind(), TimedOut);
         assert_eq!(error.to_string(), format!("wait {name}: nobody posted in time"));
         semaphore.post();
         semaphore.wait(Some(Duration::ZERO)).unwrap();
