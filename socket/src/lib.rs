@@ -182,15 +182,10 @@ fn resolve(address: &str) -> io::Result<Vec<SockAddr>> {
 }
 
 /// The first success, or the last error.
-fn first<T>(results: impl Iterator<Item = io::Result<T>>) -> io::Result<T> {
+fn first<T>(mut results: impl Iterator<Item = io::Result<T>>) -> io::Result<T> {
     let mut last = ErrorKind::AddrNotAvailable.into();
-    for result in results {
-        match result {
-            Ok(success) => return Ok(success),
-            Err(error) => last = error,
-        }
-    }
-    Err(last)
+    let success = results.find_map(|result| result.map_err(|error| last = error).ok());
+    success.ok_or(last)
 }
 
 fn connect_to(at: &SockAddr, deadline: Option<Instant>) -> io::Result<Stream> {
@@ -231,13 +226,10 @@ fn listen_unix(socket: &Socket, at: &SockAddr, path: &Path) -> io::Result<Socket
     let _turn = take_turn(path)?;
     // bind(2) gives the file the mode of the socket.
     fchmod(socket, Mode::S_IRUSR | Mode::S_IWUSR)?;
-    match socket.bind(at) {
-        Err(error) if error.kind() == ErrorKind::AddrInUse => {
-            remove_stale(at, path)?;
-            socket.bind(at)?;
-        }
-        bound => bound?,
-    }
+    socket.bind(at).or_else(|error| match error.kind() {
+        ErrorKind::AddrInUse => remove_stale(at, path).and_then(|()| socket.bind(at)),
+        _ => Err(error),
+    })?;
     let (id, owner) = (file_id(path)?, std::process::id());
     let file = SocketFile { path: path.to_owned(), id, owner };
     socket.listen(BACKLOG)?;
@@ -296,10 +288,9 @@ fn file_id(path: &Path) -> io::Result<(u64, u64)> {
 
 /// An address as text.
 fn text(at: &SockAddr) -> String {
-    match (at.as_socket(), at.as_pathname()) {
-        (Some(at), _) => at.to_string(),
-        (None, Some(path)) => format!("unix:{}", path.display()),
-        (None, None) => "unix:".to_owned(),
+    match at.as_socket() {
+        Some(at) => at.to_string(),
+        None => format!("unix:{}", at.as_pathname().unwrap_or(Path::new("")).display()),
     }
 }
 
