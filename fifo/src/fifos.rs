@@ -9,42 +9,35 @@ use nix::fcntl::{Flock, FlockArg};
 
 use crate::{REPLIES, REQUESTS};
 
-/// The two FIFOs of a consumer. Dropping it removes them.
+/// A FIFO that this process made; dropping it removes it.
+pub struct Made(PathBuf);
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// Makes the two FIFOs of a consumer. Blocks while another consumer is in `dir`, which `here` is.
 ///
 /// One consumer in each directory has them, by an exclusive lock on the directory, which a killed process
 /// loses. It makes them anew, so that nobody is still connected from before: a producer whose consumer has
 /// gone sees EOF, and not the next consumer.
-pub struct Fifos {
-    made: Vec<PathBuf>,
-    _lock: Flock<File>,
-}
-
-impl Fifos {
-    /// Blocks while another consumer is there.
-    pub fn make(here: File, dir: &Path) -> Result<Fifos> {
-        let lock = Flock::lock(here, FlockArg::LockExclusiveNonblock).or_else(|(here, _)| {
-            say!("waits for another consumer to leave")?;
-            Flock::lock(here, FlockArg::LockExclusive).map_err(|(_, errno)| errno).context("flock")
-        })?;
-        block_signals()?; // not before: Ctrl-C may end that wait
-        let mut fifos = Fifos { made: Vec::new(), _lock: lock };
-        for path in [REQUESTS, REPLIES].map(|name| dir.join(name)) {
-            // Not made only to be removed: whoever opened that one would wait at it forever.
-            if path.symlink_metadata().is_ok() {
-                fifo::create(&path)?; // refuses anything that is not a FIFO of ours
-                fs::remove_file(&path)?;
-            }
-            fifo::create(&path)?;
-            fifos.made.push(path);
+pub fn make(here: File, dir: &Path) -> Result<([Made; 2], Flock<File>)> {
+    let lock = Flock::lock(here, FlockArg::LockExclusiveNonblock).or_else(|(here, _)| {
+        say!("waits for another consumer to leave")?;
+        Flock::lock(here, FlockArg::LockExclusive).map_err(|(_, errno)| errno).context("flock")
+    })?;
+    block_signals()?; // not before: Ctrl-C may end that wait
+    let make = |name| {
+        let path = dir.join(name);
+        // Not made only to be removed: whoever opened that one would wait at it forever.
+        if path.symlink_metadata().is_ok() {
+            fifo::create(&path)?; // refuses anything that is not a FIFO of ours
+            fs::remove_file(&path)?;
         }
-        Ok(fifos)
-    }
-}
-
-impl Drop for Fifos {
-    fn drop(&mut self) {
-        for path in &self.made {
-            let _ = fs::remove_file(path);
-        }
-    }
+        fifo::create(&path)?;
+        anyhow::Ok(Made(path))
+    };
+    Ok(([make(REQUESTS)?, make(REPLIES)?], lock)) // dropped in this order
 }

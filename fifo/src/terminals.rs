@@ -16,8 +16,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use common::{Process, say, supervise};
 
-use crate::fifos::Fifos;
-use crate::{REPLIES, REQUESTS, read};
+use crate::{REPLIES, REQUESTS, fifos, read};
 
 /// How long the producer waits at a FIFO before it looks again which one has the name.
 const PATIENCE: Duration = Duration::from_millis(100);
@@ -32,7 +31,7 @@ pub fn run(role: &str, dir: &Path) -> Result<()> {
     if role == "producer" {
         return supervise([Process::spawn(role, || producer(dir))?]);
     }
-    let _fifos = Fifos::make(here, dir)?;
+    let _fifos = fifos::make(here, dir)?;
     supervise([Process::spawn(role, || consumer(dir))?])
 }
 

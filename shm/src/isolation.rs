@@ -54,23 +54,21 @@ pub fn run() -> Result<()> {
 fn show(private: &AtomicU64, shared: &AtomicU64) -> Result<()> {
     for (kind, page) in [("private", private), ("shared ", shared)] {
         let number = page.load(Ordering::Relaxed); // also sees to it that the page is there
-        let frame = match frame(page.as_ptr() as usize)? {
-            Some(frame) => format!("frame {frame:#x}"),
-            None => "frame hidden (only root may see it)".to_owned(),
-        };
+        let frame = frame(page.as_ptr() as usize)?;
         say!("{kind} page at {:p}, {frame}: {number}", page.as_ptr())?;
     }
     Ok(())
 }
 
 /// The number of the physical page behind an address: proc_pid_pagemap(5).
-fn frame(address: usize) -> Result<Option<u64>> {
+fn frame(address: usize) -> Result<String> {
     let pagemap = File::open("/proc/self/pagemap").context("open /proc/self/pagemap")?;
     let mut entry = [0; 8];
     // One entry of 64 bits for each page; the low 55 bits are the frame, or 0 if it is hidden.
-    pagemap
-        .read_exact_at(&mut entry, (address / PAGE * 8) as u64)
-        .context("read /proc/self/pagemap")?;
-    let frame = u64::from_ne_bytes(entry) & ((1 << 55) - 1);
-    Ok((frame != 0).then_some(frame))
+    let read = pagemap.read_exact_at(&mut entry, (address / PAGE * 8) as u64);
+    read.context("read /proc/self/pagemap")?;
+    Ok(match u64::from_ne_bytes(entry) & ((1 << 55) - 1) {
+        0 => "frame hidden (only root may see it)".to_owned(),
+        frame => format!("frame {frame:#x}"),
+    })
 }

@@ -36,22 +36,20 @@ fn race(mutex: Option<&Semaphore>) -> Result<u64> {
     };
     let body = || {
         for i in 0..COUNTS {
-            // The other process may run between our reading and our writing. Without the
-            // semaphore both meet there once, so that the race shows on any machine; and
-            // now and then we step aside, so that it shows more often on a single CPU.
-            let pause = || match i {
+            mutex.map_or(Ok(()), |mutex| mutex.wait(None))?;
+            // What `counter += 1` does, in its three steps. (`fetch_add` would do it in one, without any
+            // semaphore; but only for one number.)
+            let value = counter.load(Ordering::Relaxed);
+            match i {
+                // The other process may run between our reading and our writing. Without the semaphore
+                // both meet there once, so that the race shows on any machine; and now and then we
+                // step aside, so that it shows more often on a single CPU.
                 0 if mutex.is_none() => meet(arrived),
                 _ if i % 100 == 0 => std::thread::yield_now(),
                 _ => {}
-            };
-            match mutex {
-                None => count(counter, pause),
-                Some(mutex) => {
-                    mutex.wait(None)?;
-                    count(counter, pause);
-                    mutex.post();
-                }
             }
+            counter.store(value + 1, Ordering::Relaxed);
+            mutex.map(Semaphore::post);
         }
         Ok(())
     };
@@ -59,14 +57,6 @@ fn race(mutex: Option<&Semaphore>) -> Result<u64> {
     let two = Process::spawn("two", body)?;
     supervise([one, two])?;
     Ok(counter.load(Ordering::Relaxed))
-}
-
-/// What `counter += 1` does, in its three steps. (`fetch_add` would do it in one, without any
-/// semaphore; but only for one number.)
-fn count(counter: &AtomicU64, pause: impl FnOnce()) {
-    let value = counter.load(Ordering::Relaxed);
-    pause();
-    counter.store(value + 1, Ordering::Relaxed);
 }
 
 /// Waits until both processes are here.

@@ -21,7 +21,8 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(600);
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long to wait when accept(2) fails, for instance for want of a descriptor: the client stays in
-/// the queue, so calling again at once would fail again, and there is no event for a free descriptor.
+/// the queue, so calling again at once would fail again, and there is no event for a free descriptor. Likewise
+/// when no thread can be started; that client is lost.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Runs the server until it is stopped.
@@ -35,23 +36,19 @@ pub fn run(address: &str) -> Result<()> {
 fn serve(listener: &Listener) -> Result<()> {
     say!("listens on {}", listener.local_address()?)?;
     for number in 1.. {
-        let stream = loop {
-            match listener.accept() {
-                Ok(stream) => break stream,
-                Err(error) => say!("{error}: trying again in {PAUSE:?}")?,
-            }
-            thread::sleep(PAUSE);
-        };
         // Each client has a thread of its own, so none has to wait for another.
-        let thread = Builder::new().spawn(move || {
-            say!("client {number}: connected")?;
-            match echo(&stream) {
-                Ok(()) => say!("client {number}: closed"),
-                Err(error) => say!("client {number}: {error}"),
-            }
+        let served = listener.accept().and_then(|stream| {
+            Builder::new().spawn(move || {
+                say!("client {number}: connected")?;
+                match echo(&stream) {
+                    Ok(()) => say!("client {number}: closed"),
+                    Err(error) => say!("client {number}: {error}"),
+                }
+            })
         });
-        if let Err(error) = thread {
-            say!("client {number}: refused: cannot start a thread: {error}")?;
+        if let Err(error) = served {
+            say!("cannot serve a client: {error}")?;
+            thread::sleep(PAUSE);
         }
     }
     Ok(())
