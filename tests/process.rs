@@ -82,7 +82,7 @@ fn a_process_with_threads_is_refused() {
     let thread = std::thread::spawn(move || wait.read(&mut [0]).unwrap());
     let error = Process::spawn("child", || Ok(())).unwrap_err();
     let error = format!("{error:#}");
-    assert_eq!(error, "spawn child: this process has 2 threads; do this before starting any");
+    assert_eq!(error, "spawn child: this process has other threads; do this before starting any");
     drop(go);
     thread.join().unwrap();
     Process::spawn("child", || Ok(())).unwrap().join().unwrap();
@@ -255,7 +255,7 @@ fn an_unblocked_thread_is_an_error_and_not_a_hang() {
         let (mut wait, go) = pipe();
         let thread = std::thread::spawn(move || wait.read(&mut [0]).unwrap());
         let error = format!("{:#}", supervise([grandchild]).unwrap_err());
-        let expected = "block signals: this process has 2 threads; do this before starting any";
+        let expected = "block signals: this process has other threads; do this before starting any";
         assert_eq!(error, expected);
         drop(go);
         thread.join().unwrap();

@@ -36,7 +36,8 @@ const PANICKED: i32 = 101;
 const STOP_SIGNALS: [Signal; 4] =
     [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM];
 
-/// How long [`supervise`] looks, after one process has failed, whether one that runs fails, too.
+/// How long [`supervise`] looks, after one process has failed, whether one that runs fails, too; and
+/// [`Process::spawn`], whether a thread ends.
 const GRACE: Duration = Duration::from_millis(100);
 
 /// A child process: `multiprocessing.Process(target=f, args=…)` with `start()` called.
@@ -191,11 +192,11 @@ impl Process {
         Ok(Some((killed, format!("{} {how}", self.name))))
     }
 
-    /// Whether the child runs rather than sleeps; on its way out it does, or waits for the disk (D).
+    /// Whether the child runs rather than sleeps. On its way out it does, or waits for the disk (D), or for us (Z).
     fn is_busy(&self) -> bool {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
         // After the name, in brackets, comes the state: proc_pid_stat(5).
-        stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with(['R', 'D']))
+        stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with(['R', 'D', 'Z']))
     }
 }
 
@@ -259,27 +260,26 @@ pub fn supervise(processes: impl IntoIterator<Item = Process>) -> Result<()> {
     block_signals()?;
     let mut running: Vec<Process> = processes.into_iter().collect();
     let mut failures = Vec::new();
+    let mut deadline = None;
     loop {
         for process in &mut running {
             failures.extend(process.wait(Some(WaitPidFlag::WNOHANG))?);
         }
         running.retain(|process| !process.reaped);
-        if !failures.is_empty() {
-            break;
-        }
-        if running.is_empty() {
+        if failures.is_empty() && running.is_empty() {
             return Ok(());
         }
-        wait_for_signal()?;
-    }
-    // When one fails, the others may fail for want of it, and even end before it does. So whoever is ending
-    // anyway may still say how; and whoever runs may get there, if it does not take long.
-    let deadline = Instant::now() + GRACE;
-    for process in &mut running {
-        while process.is_busy() && Instant::now() < deadline {
-            std::thread::yield_now();
+        if failures.is_empty() {
+            wait_for_signal()?;
+            continue;
         }
-        failures.extend(process.wait(Some(WaitPidFlag::WNOHANG))?);
+        // When one fails, the others may fail for want of it, and even end before it does. So whoever runs or
+        // is ending anyway may still say how, if it does not take long.
+        let now = Instant::now();
+        if now >= *deadline.get_or_insert(now + GRACE) || !running.iter().any(Process::is_busy) {
+            break;
+        }
+        std::thread::yield_now();
     }
     drop(running); // kills and reaps the others
     // Ctrl-C goes to the children too, and one may be gone before we look at our own signals. With
@@ -336,15 +336,12 @@ fn run_child(name: &str, parent: Pid, body: impl FnOnce() -> Result<()>) -> i32 
 /// An error if this process has more than one thread.
 fn ensure_single_threaded() -> Result<()> {
     // The kernel can list a thread for 2 ms after it was joined, and offers nothing to wait for.
-    let deadline = Instant::now() + Duration::from_millis(100);
-    loop {
-        let threads = fs::read_dir("/proc/self/task").context("read /proc/self/task")?.count();
-        if threads == 1 {
-            return Ok(());
-        }
+    let deadline = Instant::now() + GRACE;
+    while fs::read_dir("/proc/self/task").context("read /proc/self/task")?.count() > 1 {
         if Instant::now() >= deadline {
-            bail!("this process has {threads} threads; do this before starting any");
+            bail!("this process has other threads; do this before starting any");
         }
         std::thread::yield_now();
     }
+    Ok(())
 }

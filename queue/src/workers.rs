@@ -44,10 +44,7 @@ fn boss(jobs: &Queue<Job>) -> Result<()> {
         jobs.put(Some(job))?;
     }
     // A queue has no EOF, so each worker gets its own end marker.
-    for _ in 0..WORKERS {
-        jobs.put(None)?;
-    }
-    Ok(())
+    Ok((0..WORKERS).try_for_each(|_| jobs.put(None))?)
 }
 
 fn worker(number: usize, jobs: &Queue<Job>, results: &Queue<Done>) -> Result<()> {
