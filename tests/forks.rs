@@ -157,7 +157,7 @@ fn a_value_above_the_limit_on_files_is_an_error() {
     let child = Process::spawn("child", || {
         setrlimit(Resource::RLIMIT_FSIZE, LIMIT, LIMIT)?;
         let queue = Queue::new(4)?;
-        // Each of four blocks has its share of the file.
+        // Each of the four slots has its share of the file.
         for _ in 0..4 {
             queue.try_put(ByteBuf::from(vec![7; 200_000])).unwrap();
         }

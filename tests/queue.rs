@@ -65,7 +65,7 @@ fn on_an_old_kernel_the_missing_call_is_named() {
         return skip("no strace here to play an old kernel: install it");
     }
     for (call, error) in [
-        ("pipe2", "pipe2 (tokens): Function not implemented"),
+        ("pipe2", "pipe2 (queue): Function not implemented"),
         ("memfd_create", "memfd_create (queue): Function not implemented"),
     ] {
         let inject = format!("inject={call}:error=ENOSYS");

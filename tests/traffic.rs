@@ -360,7 +360,6 @@ fn unix_address(dir: &TempDir) -> String {
 fn queue_survives_kills() {
     const CAPACITY: usize = 4;
     let (random, mut lost, kills) = (Random::new(), 0, setting("IPC_KILLS", 100));
-    // A part of the values goes by the file in memory.
     let longest = 80_000;
     let timeout = Duration::from_millis(5);
     // How many slots are left when all is over.

@@ -1,5 +1,5 @@
-//! A counting semaphore that forked processes share, each of whose permits is a number: a pipe with the
-//! numbers in it.
+//! Numbers that forked processes hand to each other: a pipe with the numbers in it. (A counting semaphore whose
+//! permits are numbered.)
 //!
 //! read(2) takes one out, write(2) puts one in, and poll(2) blocks while there is none. All are 8 bytes long, so
 //! Linux never splits one. This file needs no other.
@@ -16,7 +16,8 @@ use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::unistd::pipe2;
 
-/// The most that [`Tokens`] hold: so many fit in the smallest of pipes, two pages, wherever they start.
+/// The most that [`Tokens`] hold: so many fit in the smallest of pipes, two pages, wherever they start. (Before Linux
+/// 5.14 a user with more than a thousand pipes gets smaller ones, which may fail.)
 pub const MAX_TOKENS: usize = 4096 / size_of::<u64>();
 
 /// How long [`Tokens::acquire`] spins at most before it blocks: about what a wake-up on another CPU costs.
@@ -79,8 +80,8 @@ impl Tokens {
         }
     }
 
-    /// Tries for as long as it pays: each second miss in a row halves the time, soon to nothing, since values
-    /// are rare, or both sides share one CPU. A success, also of a rare retry, restores it.
+    /// Spins as long as that pays: every second miss in a row halves the time, soon to zero, since values are
+    /// rare, or both sides share one CPU. A success restores it, even that of a rare retry.
     fn spin(&self, deadline: Option<Instant>) -> io::Result<Option<u64>> {
         let missed = self.misses.take();
         let mut end = Instant::now() + MAX_SPIN / 2u32.saturating_pow(missed / 2);
@@ -97,6 +98,6 @@ impl Tokens {
 }
 
 /// Names the call that failed.
-fn named(call: &str, error: io::Error) -> io::Error {
-    io::Error::new(error.kind(), format!("{call} (tokens): {error}"))
+pub fn named(call: &str, error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{call} (queue): {error}"))
 }
