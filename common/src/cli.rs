@@ -33,12 +33,13 @@ pub fn main(help: &str, run: impl FnOnce(&[&str]) -> Result<()>) -> ExitCode {
         let _ = log::set_role(role).and_then(|()| say!("stops: {signal}"));
         return ExitCode::from(128 + *signal as u8);
     }
-    let (mut status, mut hint) = (1, String::new());
-    let kind = error.downcast_ref().map(Error::kind);
-    if kind == Some(ErrorKind::InvalidInput) {
-        let program = log::program().unwrap_or_default();
-        (status, hint) = (2, format!("for help: cargo run -p {program} -- --help\n"));
-    }
+    let program = log::program().unwrap_or_default();
+    let (status, hint) = match error.downcast_ref().map(Error::kind) {
+        Some(ErrorKind::InvalidInput) => {
+            (2, format!("for help: cargo run -p {program} -- --help\n"))
+        }
+        _ => (1, String::new()),
+    };
     let role = log::role().map(|role| role + ": ").unwrap_or_default();
     // If stderr is gone, the exit status still tells.
     let _ = io::stderr().write_all(format!("{role}error: {error:#}\n{hint}").as_bytes());

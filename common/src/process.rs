@@ -36,8 +36,8 @@ const PANICKED: i32 = 101;
 const STOP_SIGNALS: [Signal; 4] =
     [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM];
 
-/// How long [`supervise`] looks, after one process has failed, whether one that runs fails, too; and
-/// [`Process::spawn`], whether a thread ends.
+/// How long [`supervise`] waits, once one process has failed, for others to fail too; and
+/// [`Process::spawn`], for a thread to end.
 const GRACE: Duration = Duration::from_millis(100);
 
 /// A child process: `multiprocessing.Process(target=f, args=…)` with `start()` called.
@@ -129,8 +129,7 @@ impl Process {
             drop(ours.take());
             body(theirs)
         })?;
-        let ours = ours.context("only the child drops the parent's end")?;
-        Ok((process, ours))
+        Ok((process, ours.context("only the child drops the parent's end")?))
     }
 
     /// The child's process id.
@@ -159,18 +158,16 @@ impl Process {
     /// is why the exchange broke. `part` must own the parent's end, so that the end
     /// is closed when it returns, and a child that still waits for an answer can leave.
     pub fn run_then_join(self, part: impl FnOnce() -> Result<()>) -> Result<()> {
-        let part = part();
-        match (part, self.join()) {
-            (part, Ok(())) => part,
-            (Ok(()), child) => child,
+        match (part(), self.join()) {
             (Err(part), Err(child)) => Err(child.context(format!("{part:#}"))),
+            (part, child) => part.and(child),
         }
     }
 
     /// Reaps the child if it has ended (with WNOHANG), or blocks until it has.
     ///
-    /// Returns how it failed, after whether it was killed, which of several children is the likeliest cause.
-    /// `None` when it succeeded or still runs.
+    /// `None` if it succeeded or still runs. Otherwise whether it was killed (of several failed children, the
+    /// likeliest cause), and what happened.
     fn wait(&mut self, flags: Option<WaitPidFlag>) -> Result<Option<(bool, String)>> {
         let status = loop {
             match waitpid(self.pid, flags) {
@@ -192,7 +189,8 @@ impl Process {
         Ok(Some((killed, format!("{} {how}", self.name))))
     }
 
-    /// Whether the child runs rather than sleeps. On its way out it does, or waits for the disk (D), or for us (Z).
+    /// Whether the child runs rather than sleeps. An exiting child runs (R), waits for the disk (D), or waits to be
+    /// reaped (Z).
     fn is_busy(&self) -> bool {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
         // After the name, in brackets, comes the state: proc_pid_stat(5).
@@ -227,7 +225,7 @@ pub fn block_signals() -> Result<()> {
     let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:\t"));
     let ignored = ignored.and_then(|mask| u64::from_str_radix(mask, 16).ok());
     let ignored = ignored.context("read /proc/self/status: no SigIgn")?;
-    let is_ours = |signal: &Signal| ignored >> (*signal as i32 - 1) & 1 == 0;
+    let is_ours = |signal: &Signal| (ignored >> (*signal as i32 - 1)) & 1 == 0;
     let mut blocked: SigSet = STOP_SIGNALS.into_iter().filter(is_ours).collect();
     blocked.add(Signal::SIGCHLD);
     let current = SigSet::thread_get_mask().context("pthread_sigmask")?;
@@ -287,8 +285,8 @@ pub fn supervise(processes: impl IntoIterator<Item = Process>) -> Result<()> {
     kill(getpid(), Signal::SIGCHLD).context("kill")?;
     wait_for_signal()?;
     let any_killed = failures.iter().any(|(killed, _)| *killed);
-    failures.retain(|(killed, _)| *killed || !any_killed);
-    let causes: Vec<_> = failures.into_iter().map(|(_, failure)| failure).collect();
+    failures.retain(|(killed, _)| *killed == any_killed);
+    let (_, causes): (Vec<_>, Vec<_>) = failures.into_iter().unzip();
     bail!(causes.join("; "))
 }
 

@@ -18,10 +18,10 @@ impl Drop for Made {
     }
 }
 
-/// Makes the two FIFOs of a consumer. Blocks while another consumer is in `dir`, which `here` is.
+/// Makes the two FIFOs of a consumer in `dir`, of which `here` is the opened directory.
 ///
-/// One consumer in each directory has them, by an exclusive lock on the directory, which a killed process
-/// loses. It makes them anew, so that nobody is still connected from before: a producer whose consumer has
+/// An exclusive lock on the directory admits one consumer at a time, the next one blocks; a killed process
+/// loses it. The FIFOs are made anew, so that nobody is still connected from before: a producer whose consumer has
 /// gone sees EOF, and not the next consumer.
 pub fn make(here: File, dir: &Path) -> Result<([Made; 2], Flock<File>)> {
     let lock = Flock::lock(here, FlockArg::LockExclusiveNonblock).or_else(|(here, _)| {

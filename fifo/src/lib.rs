@@ -178,7 +178,7 @@ fn retry<T>(
             let what = format!("no {peer} came in time");
             return Err(io::Error::new(ErrorKind::TimedOut, what));
         }
-        // Not `sleep`: each signal makes that a little longer.
+        // Not `sleep`, which frequent signals can prolong.
         std::thread::park_timeout(POLL_INTERVAL);
     }
 }
@@ -219,11 +219,17 @@ mod tests {
     const SOON: Option<Duration> = Some(Duration::from_millis(5));
     const LATE: Option<Duration> = Some(Duration::from_secs(60));
 
-    #[test]
-    fn a_fifo_is_private_and_can_be_adopted() {
+    /// A FIFO, and the directory that removes it.
+    fn made() -> (TempDir, std::path::PathBuf) {
         let dir = TempDir::new_in("/tmp").unwrap();
         let path = dir.path().join("pipe.in");
         create(&path).unwrap();
+        (dir, path)
+    }
+
+    #[test]
+    fn a_fifo_is_private_and_can_be_adopted() {
+        let (_dir, path) = made();
         create(&path).unwrap();
         let there = fs::symlink_metadata(&path).unwrap();
         assert!(there.file_type().is_fifo());
@@ -265,9 +271,7 @@ mod tests {
 
     #[test]
     fn open_times_out_without_a_peer() {
-        let dir = TempDir::new_in("/tmp").unwrap();
-        let path = dir.path().join("pipe.in");
-        create(&path).unwrap();
+        let (_dir, path) = made();
         for (error, who) in [
             (open_reader(&path, SOON).unwrap_err(), "writer"),
             (open_writer(&path, SOON).unwrap_err(), "reader"),
@@ -281,9 +285,7 @@ mod tests {
     /// Opens both ends in every combination of waiting, in two threads.
     #[test]
     fn both_ends_meet() {
-        let dir = TempDir::new_in("/tmp").unwrap();
-        let path = dir.path().join("pipe.in");
-        create(&path).unwrap();
+        let (_dir, path) = made();
         for (reading, writing) in [(None, None), (None, LATE), (LATE, None), (LATE, LATE)] {
             let (mut reader, mut writer) = std::thread::scope(|scope| {
                 let reader = scope.spawn(|| open_reader(&path, reading).unwrap());
@@ -301,9 +303,7 @@ mod tests {
 
     #[test]
     fn a_writer_that_came_and_went_was_there() {
-        let dir = TempDir::new_in("/tmp").unwrap();
-        let path = dir.path().join("pipe.in");
-        create(&path).unwrap();
+        let (_dir, path) = made();
         std::thread::scope(|scope| {
             let reader = scope.spawn(|| open_reader(&path, LATE).unwrap());
             drop(open_writer(&path, None).unwrap());
@@ -314,9 +314,7 @@ mod tests {
     /// What the docs say of collecting lines; each writer is gone before the next one comes.
     #[test]
     fn a_collector_gets_the_lines_of_all_writers() {
-        let dir = TempDir::new_in("/tmp").unwrap();
-        let path = dir.path().join("pipe.in");
-        create(&path).unwrap();
+        let (_dir, path) = made();
         std::thread::scope(|scope| {
             let collector = scope.spawn(|| {
                 let mut lines = io::BufReader::new(open_reader(&path, None).unwrap());

@@ -26,6 +26,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(1);
 
 /// Runs one role as a child, so that the parent can clean up however it ends.
 pub fn run(role: &str, dir: &Path) -> Result<()> {
+    // Also for the producer: in a directory that does not exist it would wait forever.
     let here = dir.join(".");
     let here = File::open(&here).with_context(|| format!("open {}", here.display()))?;
     if role == "producer" {

@@ -21,7 +21,7 @@
 //! # Deadlock
 //!
 //! If both sides send more than the pipe holds before receiving, both block forever. A pipe holds 64 KiB,
-//! or 256 where the system grants [`simplex`] as much. Take turns, or split the [`Connection`] with
+//! or 256 KiB if the system grants [`simplex`] that much. Take turns, or split the [`Connection`] with
 //! [`Connection::into_parts`] and receive in a separate thread.
 
 use std::fs::File;
@@ -45,7 +45,7 @@ const READ_BUFFER: usize = 128 * 1024;
 const COPY_MAX: usize = 8 * 1024;
 
 /// The most we reserve on the strength of the length prefix alone.
-const MAX_PREALLOC: usize = 1024 * 1024;
+const MAX_PREALLOC: u64 = 1024 * 1024;
 
 /// How long a sender of many small messages may go on before we read on. If we drained the pipe at once, we
 /// would block after every message, and each send would pay for waking us.
@@ -181,9 +181,8 @@ impl Receiver {
                 io::Error::new(ErrorKind::InvalidData, what)
             })?,
         };
-        let mut body = Vec::new();
         // The length is untrusted: grow as bytes arrive.
-        body.reserve_exact(length.min(MAX_PREALLOC as u64) as usize);
+        let mut body = Vec::with_capacity(length.min(MAX_PREALLOC) as usize);
         self.reader.by_ref().take(length).read_to_end(&mut body)?;
         self.streaming = read_ahead || !self.reader.buffer().is_empty();
         match body.len() as u64 == length {

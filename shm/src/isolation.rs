@@ -1,7 +1,7 @@
 //! Isolation: the picture of the article, with real addresses.
 //!
 //! 不同进程的地址空间是完全隔离的: after a fork both processes have the same *virtual* addresses, but
-//! what is behind them parts. The kernel gives the child a page of its own as soon as it writes
+//! what lies behind them diverges. The kernel gives the child a page of its own as soon as it writes
 //! (copy on write), unless the page is shared.
 //!
 //! ```text
@@ -53,7 +53,7 @@ pub fn run() -> Result<()> {
 /// Prints where two pages are, virtually and really, and the number in each.
 fn show(private: &AtomicU64, shared: &AtomicU64) -> Result<()> {
     for (kind, page) in [("private", private), ("shared ", shared)] {
-        let number = page.load(Ordering::Relaxed); // also sees to it that the page is there
+        let number = page.load(Ordering::Relaxed); // also makes sure that the page is present
         let frame = frame(page.as_ptr() as usize)?;
         say!("{kind} page at {:p}, {frame}: {number}", page.as_ptr())?;
     }

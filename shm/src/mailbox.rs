@@ -58,8 +58,8 @@ pub struct Mailbox {
     roles: [Cell<bool>; 2],
     /// Whether a [`Message`] is outstanding.
     held: Cell<bool>,
-    /// How many waits in a row spun in vain, or did not spin.
-    misses: Cell<u32>,
+    /// For each role, how many waits in a row spun in vain, or did not spin.
+    misses: [Cell<u32>; 2],
 }
 
 /// A message whose slot is still taken; dropping it frees the slot for the next one.
@@ -300,7 +300,7 @@ impl Mailbox {
         let spin = || {
             // The other side may be copying a message as long as the last one.
             let length = header.length.load(Relaxed).min(self.capacity() as u64);
-            semaphore.spin(Duration::from_nanos(length / 4), &self.misses)
+            semaphore.spin(Duration::from_nanos(length / 4), &self.misses[role])
         };
         if semaphore.try_wait() || spin() || semaphore.wait(timeout, || self.is_gone(peer)) {
             return Ok(());
@@ -374,20 +374,12 @@ fn header(memory: &SharedMemory) -> &Header {
 
 #[cfg(test)]
 mod tests {
-    use super::super::semaphore::PID_BITS;
+    use super::super::{memory::unique_name, semaphore::PID_BITS};
     use super::*;
     use std::path::Path;
-    use std::sync::atomic::AtomicUsize;
     use std::thread;
 
     const SOON: Option<Duration> = Some(Duration::from_millis(2));
-
-    /// A name that no other test uses.
-    fn unused() -> String {
-        static COUNT: AtomicUsize = AtomicUsize::new(0);
-        let count = COUNT.fetch_add(1, Relaxed);
-        format!("/cnblogs-mailbox-{}-{count}", std::process::id())
-    }
 
     fn exists(name: &str) -> bool {
         Path::new("/dev/shm").join(&name[1..]).exists()
@@ -395,7 +387,7 @@ mod tests {
 
     #[test]
     fn what_is_not_a_mailbox_is_refused() {
-        let name = unused();
+        let name = unique_name("/cnblogs");
         let error = Mailbox::open(&name, SOON).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::TimedOut);
         for size in [8, 4096] {
@@ -419,7 +411,7 @@ mod tests {
     /// What a maker leaves that was killed before it was done, and what two users leave.
     #[test]
     fn open_never_sees_a_half_initialised_mailbox() {
-        let name = unused();
+        let name = unique_name("/cnblogs");
         let leavings = |size: u64, user: u64| {
             let flags = OFlag::O_CREAT | OFlag::O_EXCL;
             let (object, _) = Object::open(&name, flags, RESERVED).unwrap();
@@ -445,7 +437,7 @@ mod tests {
 
     #[test]
     fn messages_go_through_one_by_one() {
-        let name = unused();
+        let name = unique_name("/cnblogs");
         let writer = Mailbox::create(&name, 1024).unwrap();
         let reader = thread::spawn(move || {
             let mailbox = Mailbox::open(&name, None).unwrap();
@@ -461,10 +453,10 @@ mod tests {
     #[test]
     fn the_protocol_has_no_data_race() {
         struct Both(Mailbox);
-        // SAFETY: one thread only writes and the other only reads, so each uses its own cell
-        // and its own lock; the header is made to be shared. Not covered: more than two threads.
+        // SAFETY: one thread only writes and the other only reads, so each uses its own cells; the
+        // header is made to be shared. Not covered: more than two threads.
         unsafe impl Sync for Both {}
-        let both = &Both(Mailbox::create(&unused(), 1024).unwrap());
+        let both = &Both(Mailbox::create(&unique_name("/cnblogs"), 1024).unwrap());
         thread::scope(|scope| {
             scope.spawn(move || {
                 let Both(mailbox) = both;
@@ -480,7 +472,7 @@ mod tests {
 
     #[test]
     fn flush_waits_until_the_slot_is_free() {
-        let name = unused();
+        let name = unique_name("/cnblogs");
         let writer = Mailbox::create(&name, 16).unwrap();
         let reader = Mailbox::open(&name, None).unwrap();
         writer.write(b"Hello", None).unwrap();
@@ -497,7 +489,7 @@ mod tests {
 
     #[test]
     fn a_peer_that_is_gone_is_noticed() {
-        let (name, late) = (unused(), Some(Duration::from_secs(60)));
+        let (name, late) = (unique_name("/cnblogs"), Some(Duration::from_secs(60)));
         let writer = Mailbox::create(&name, 16).unwrap();
         let reader = Mailbox::open(&name, None).unwrap();
         writer.write(b"last words", late).unwrap();
@@ -521,7 +513,7 @@ mod tests {
 
     #[test]
     fn each_role_is_taken_once() {
-        let name = unused();
+        let name = unique_name("/cnblogs");
         let mailbox = Mailbox::create(&name, 16).unwrap();
         let other = Mailbox::open(&name, None).unwrap();
         mailbox.write(b"Hello", None).unwrap();
@@ -532,7 +524,7 @@ mod tests {
 
     #[test]
     fn either_side_may_come_first_and_the_last_one_unlinks() {
-        let name = unused();
+        let name = unique_name("/cnblogs");
         let first = Mailbox::create_or_open(&name, 16).unwrap();
         let error = Mailbox::create_or_open(&name, 17).unwrap_err();
         assert_eq!(error.to_string(), format!("open {name}: it is in use, with a capacity of 16"));
@@ -556,7 +548,7 @@ mod tests {
 
     #[test]
     fn a_peer_that_leaves_before_its_first_message_is_noticed() {
-        let name = unused();
+        let name = unique_name("/cnblogs");
         let late = Some(Duration::from_secs(60));
         let creator = Mailbox::create(&name, 16).unwrap();
         let opener = Mailbox::open(&name, None).unwrap();
@@ -572,7 +564,7 @@ mod tests {
 
     #[test]
     fn a_second_hold_does_not_wait_for_the_first() {
-        let name = unused();
+        let name = unique_name("/cnblogs");
         let mailbox = Mailbox::create(&name, 16).unwrap();
         mailbox.write(b"Hello", None).unwrap();
         let held = mailbox.hold(None).unwrap();
@@ -584,7 +576,7 @@ mod tests {
 
     #[test]
     fn a_length_in_the_page_is_not_believed() {
-        let name = unused();
+        let name = unique_name("/cnblogs");
         let mailbox = Mailbox::create(&name, 16).unwrap();
         mailbox.write(b"Hello", None).unwrap();
         header(&mailbox.memory).length.store(17, Relaxed);

@@ -238,14 +238,7 @@ pub(crate) fn failed(call: &str, name: &str, kind: ErrorKind, what: &str) -> io:
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
-    /// A name that no other test uses.
-    fn unused() -> String {
-        static COUNT: AtomicUsize = AtomicUsize::new(0);
-        let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        format!("/cnblogs-memory-{}-{count}", std::process::id())
-    }
+    use std::sync::atomic::Ordering;
 
     fn exists(name: &str) -> bool {
         Path::new("/dev/shm").join(&name[1..]).exists()
@@ -253,7 +246,7 @@ mod tests {
 
     #[test]
     fn what_one_mapping_writes_the_other_reads() {
-        let name = unused();
+        let name = unique_name("/cnblogs");
         let created = SharedMemory::create(&name, 1024).unwrap();
         let opened = SharedMemory::open(&name).unwrap();
         assert_eq!((created.size(), opened.size()), (1024, 1024));
@@ -266,7 +259,7 @@ mod tests {
     #[test]
     fn its_creator_unlinks_it_and_nobody_else() {
         use std::os::unix::fs::PermissionsExt;
-        let name = unused();
+        let name = unique_name("/cnblogs");
         let created = SharedMemory::create(&name, 1).unwrap();
         let mode = created.object.file.metadata().unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
@@ -296,7 +289,7 @@ mod tests {
                 assert!(error.to_string().starts_with("shm_open "), "{error}");
             }
         }
-        let name = unused();
+        let name = unique_name("/cnblogs");
         for size in [0, usize::MAX] {
             let error = SharedMemory::create(&name, size).unwrap_err();
             let start = format!("posix_fallocate {name}: ");
@@ -311,7 +304,7 @@ mod tests {
 
     #[test]
     fn text_is_written_at_the_start_and_read_up_to_the_nul() {
-        let name = unused();
+        let name = unique_name("/cnblogs");
         let mut created = SharedMemory::create(&name, 16).unwrap();
         let mut opened = SharedMemory::open(&name).unwrap();
         created.write(b"Alpha_Panda\0").unwrap();

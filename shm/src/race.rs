@@ -36,20 +36,24 @@ fn race(mutex: Option<&Semaphore>) -> Result<u64> {
     };
     let body = || {
         for i in 0..COUNTS {
-            mutex.map_or(Ok(()), |mutex| mutex.wait(None))?;
+            if let Some(mutex) = mutex {
+                mutex.wait(None)?;
+            }
             // What `counter += 1` does, in its three steps. (`fetch_add` would do it in one, without any
             // semaphore; but only for one number.)
             let value = counter.load(Ordering::Relaxed);
             match i {
                 // The other process may run between our reading and our writing. Without the semaphore
                 // both meet there once, so that the race shows on any machine; and now and then we
-                // step aside, so that it shows more often on a single CPU.
+                // yield, so that it shows more often on a single CPU.
                 0 if mutex.is_none() => meet(arrived),
                 _ if i % 100 == 0 => std::thread::yield_now(),
                 _ => {}
             }
             counter.store(value + 1, Ordering::Relaxed);
-            mutex.map(Semaphore::post);
+            if let Some(mutex) = mutex {
+                mutex.post();
+            }
         }
         Ok(())
     };

@@ -11,7 +11,7 @@
 use std::cell::Cell;
 use std::fs;
 use std::io;
-use std::io::ErrorKind::{InvalidData, NotFound, TimedOut};
+use std::io::ErrorKind::{InvalidData, TimedOut};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
@@ -96,8 +96,8 @@ impl RawSemaphore {
     /// Takes one off if there is one in time. No system call. `copying` is how long the other side may be busy
     /// with a copy, in addition to [`MAX_SPIN`].
     ///
-    /// Spins for as long as it pays: each second miss in a row halves the time, soon to nothing, since
-    /// messages are rare, or both sides share one CPU. A success, also of a rare retry, restores it.
+    /// Spins as long as that pays: every second miss in a row halves the time, soon to zero, since messages
+    /// are rare, or both sides share one CPU. A success restores it, even that of a rare retry.
     pub(crate) fn spin(&self, copying: Duration, misses: &Cell<u32>) -> bool {
         let missed = misses.take();
         let end = Instant::now() + (MAX_SPIN + copying) / 2u32.saturating_pow(missed / 2);
@@ -157,8 +157,7 @@ pub(crate) const PID_MASK: u64 = !(!0 << PID_BITS);
 pub(crate) fn identity(pid: u32) -> io::Result<u64> {
     let path = format!("/proc/{pid}/stat");
     let stat = match fs::read(&path) {
-        Err(error) if error.kind() == NotFound => return Ok(0),
-        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return Ok(0),
+        Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => return Ok(0),
         stat => stat.map_err(|e| named("read", &path, e))?,
     };
     // After the name, in brackets, come the state, and as the 20th the start: proc_pid_stat(5).

@@ -90,8 +90,11 @@ pub fn listen(address: &str) -> io::Result<Listener> {
 pub fn connect(address: &str, timeout: Option<Duration>) -> io::Result<Stream> {
     // A timeout that the clock cannot express is as good as none.
     let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-    let failed = |at, error| named("connect", &text(at), error);
-    first(resolve(address)?.iter().map(|at| connect_to(at, deadline).map_err(|e| failed(at, e))))
+    first(
+        resolve(address)?
+            .iter()
+            .map(|at| connect_to(at, deadline).map_err(|error| named("connect", &text(at), error))),
+    )
 }
 
 impl Listener {
