@@ -13,7 +13,7 @@ use std::panic::catch_unwind;
 use std::process::{Command, Stdio};
 
 use anyhow::{Result, bail};
-use common::{Process, Stopped, block_signals, supervise, unblock_signals};
+use common::{Process, block_signals, supervise, unblock_signals};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, kill, raise, sigaction};
@@ -206,7 +206,7 @@ fn a_stop_signal_ends_all() {
         let pid = Pid::from_raw(waiting.id() as i32);
         raise(signal).unwrap();
         let error = supervise([waiting]).unwrap_err();
-        assert_eq!(error.downcast::<Stopped>().unwrap().0, signal);
+        assert_eq!(error.downcast::<Signal>().unwrap(), signal);
         assert_eq!(kill(pid, None), Err(Errno::ESRCH));
     }
 }

@@ -2,8 +2,9 @@ use std::io::{self, Error, ErrorKind, Write};
 use std::process::ExitCode;
 
 use anyhow::Result;
+use nix::sys::signal::Signal;
 
-use crate::{Stopped, log, say};
+use crate::{log, say};
 
 /// For arguments that no `match` arm takes: prints the help text to stderr, and exits with 2.
 pub fn usage(help: &str) -> ! {
@@ -14,7 +15,7 @@ pub fn usage(help: &str) -> ! {
 /// Runs a program: answers `--help`, gives `run` the arguments, prints its error.
 ///
 /// The exit status is 0 when `run` succeeded, 2 for an argument that a library
-/// refuses as `InvalidInput`, 128 + signal when a signal [`Stopped`] it (as a shell reports it), and 1
+/// refuses as `InvalidInput`, 128 + signal when a signal stopped it (as a shell reports it), and 1
 /// for any other error.
 pub fn main(help: &str, run: impl FnOnce(&[&str]) -> Result<()>) -> ExitCode {
     let args: Vec<_> = std::env::args_os().skip(1).collect();
@@ -27,7 +28,7 @@ pub fn main(help: &str, run: impl FnOnce(&[&str]) -> Result<()>) -> ExitCode {
     let Err(error) = result else {
         return ExitCode::SUCCESS;
     };
-    if let Some(Stopped(signal)) = error.downcast_ref() {
+    if let Some(signal) = error.downcast_ref::<Signal>() {
         // No error: it is what the user asked for. A role in its own terminal is the first argument.
         let role = args.as_deref().and_then(|args| args.first()).unwrap_or(&"parent");
         let _ = log::set_role(role).and_then(|()| say!("stops: {signal}"));

@@ -19,4 +19,4 @@ mod process;
 
 pub use cli::{main, usage};
 pub use log::{say_line, set_role};
-pub use process::{Process, Stopped, block_signals, supervise, unblock_signals};
+pub use process::{Process, block_signals, supervise, unblock_signals};

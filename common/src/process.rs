@@ -13,7 +13,6 @@
 #![expect(unsafe_code, reason = "fork, _exit, sigaction and pre_exec have no safe form")]
 
 use std::ffi::CString;
-use std::fmt;
 use std::fs;
 use std::io::{self, Write};
 use std::os::unix::process::CommandExt;
@@ -21,7 +20,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Error, Result, bail};
 use nix::errno::Errno;
 use nix::libc::_exit;
 use nix::sys::prctl::{set_name, set_pdeathsig};
@@ -50,21 +49,6 @@ pub struct Process {
     parent: Pid,
     reaped: bool,
 }
-
-/// The error of [`supervise`] when a signal asked the program to stop.
-#[derive(Debug)]
-pub struct Stopped(
-    /// The signal: SIGHUP, SIGINT, SIGQUIT or SIGTERM.
-    pub Signal,
-);
-
-impl fmt::Display for Stopped {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "stopped by {}", self.0)
-    }
-}
-
-impl std::error::Error for Stopped {}
 
 impl Process {
     /// Forks a child that runs `body` and ends. `name` is what ps, top and its errors call it (the kernel
@@ -178,14 +162,13 @@ impl Process {
         // Also after an error: somebody else has reaped it (ECHILD), and the id may by now belong to
         // a stranger, whom our drop must not kill.
         self.reaped = status != Ok(WaitStatus::StillAlive);
-        let how = match status.with_context(|| format!("waitpid {}", self.name))? {
+        let (killed, how) = match status.with_context(|| format!("waitpid {}", self.name))? {
             WaitStatus::StillAlive | WaitStatus::Exited(_, 0) => return Ok(None),
-            WaitStatus::Signaled(_, signal, _) => format!("was killed by {signal}"),
-            WaitStatus::Exited(_, PANICKED) => "panicked".to_owned(),
-            WaitStatus::Exited(_, code) => format!("failed with exit status {code}"),
-            other => format!("ended: {other:?}"),
+            WaitStatus::Signaled(_, signal, _) => (true, format!("was killed by {signal}")),
+            WaitStatus::Exited(_, PANICKED) => (false, "panicked".to_owned()),
+            WaitStatus::Exited(_, code) => (false, format!("failed with exit status {code}")),
+            other => (false, format!("ended: {other:?}")),
         };
-        let killed = matches!(status, Ok(WaitStatus::Signaled(..)));
         Ok(Some((killed, format!("{} {how}", self.name))))
     }
 
@@ -253,7 +236,7 @@ pub fn unblock_signals(command: &mut Command) -> &mut Command {
 /// blocked afterwards (see [`block_signals`]), so that nothing cuts the clean-up short.
 ///
 /// Fails with an error that names the process (of several, the one that was killed, or else all), or with
-/// [`Stopped`]; fails as [`block_signals`] does.
+/// "stopped" and the [`Signal`] that asked for it, to which the error downcasts; fails as [`block_signals`] does.
 pub fn supervise(processes: impl IntoIterator<Item = Process>) -> Result<()> {
     block_signals()?;
     let mut running: Vec<Process> = processes.into_iter().collect();
@@ -294,7 +277,7 @@ pub fn supervise(processes: impl IntoIterator<Item = Process>) -> Result<()> {
 fn wait_for_signal() -> Result<()> {
     match supervised_signals().wait().context("sigwait")? {
         Signal::SIGCHLD => Ok(()),
-        signal => Err(Stopped(signal).into()),
+        signal => Err(Error::msg(signal).context("stopped")),
     }
 }
 
