@@ -98,7 +98,7 @@ impl Mailbox {
     /// What killed processes left under `name` is replaced. Fails with `AlreadyExists` if a mailbox of
     /// that name is in use; otherwise as [`Mailbox::open`] and [`SharedMemory::create`] do.
     pub fn create(name: &str, capacity: usize) -> io::Result<Mailbox> {
-        Mailbox::enter(name, Some(capacity), false, None)
+        Mailbox::enter(name, Some(capacity), false)
     }
 
     /// Opens a mailbox, and waits up to `timeout` (`None`: as long as it takes) for it to be created.
@@ -106,7 +106,20 @@ impl Mailbox {
     /// Fails with `TimedOut`, with `AlreadyExists` if two use it already, with `InvalidData` if the
     /// object is not a mailbox, and with `PermissionDenied` if it is another user's.
     pub fn open(name: &str, timeout: Option<Duration>) -> io::Result<Mailbox> {
-        Mailbox::enter(name, None, true, timeout)
+        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        loop {
+            match Mailbox::enter(name, None, true) {
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                entered => return entered,
+            }
+            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                let what = "nobody created it in time";
+                return Err(failed("open", name, ErrorKind::TimedOut, what));
+            }
+            // The kernel cannot wake us when a name appears: look again. (Not `sleep`, which frequent
+            // signals can prolong.)
+            std::thread::park_timeout(POLL_INTERVAL);
+        }
     }
 
     /// Creates a mailbox, or opens it if another process has; for two that start in either order.
@@ -114,7 +127,7 @@ impl Mailbox {
     /// Fails with `AlreadyExists` also if the other one made it with another capacity; otherwise as
     /// [`Mailbox::create`] and [`Mailbox::open`] do.
     pub fn create_or_open(name: &str, capacity: usize) -> io::Result<Mailbox> {
-        Mailbox::enter(name, Some(capacity), true, None)
+        Mailbox::enter(name, Some(capacity), true)
     }
 
     /// The longest message in bytes.
@@ -173,33 +186,15 @@ impl Mailbox {
         Ok(Message { bytes, mailbox: self, reader: std::process::id() })
     }
 
-    /// Makes a mailbox of this capacity, or takes the second seat if we may `join`; waits for one
-    /// otherwise.
-    fn enter(
-        name: &str,
-        capacity: Option<usize>,
-        join: bool,
-        timeout: Option<Duration>,
-    ) -> io::Result<Mailbox> {
+    /// Makes a mailbox of this capacity, or takes the second seat if we may `join`. Fails with `NotFound` if there
+    /// is none, and we are not to make it.
+    fn enter(name: &str, capacity: Option<usize>, join: bool) -> io::Result<Mailbox> {
         let fail = |kind, what: &str| Err(failed("open", name, kind, what));
         let header_size = size_of::<Header>() as u64;
         let wanted = capacity.map(|capacity| header_size.saturating_add(capacity as u64));
         let flags = if wanted.is_some() { OFlag::O_CREAT } else { OFlag::empty() };
-        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        let mut again = false;
         loop {
-            if std::mem::replace(&mut again, true) {
-                if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-                    return fail(ErrorKind::TimedOut, "nobody created it in time");
-                }
-                // The kernel cannot wake us when a name appears: look again. (`sleep` would be prolonged by
-                // each signal.)
-                std::thread::park_timeout(POLL_INTERVAL);
-            }
-            let mut object = match Object::open(name, flags, RESERVED) {
-                Err(error) if error.kind() == ErrorKind::NotFound => continue,
-                opened => opened?.0,
-            };
+            let (mut object, _) = Object::open(name, flags, RESERVED)?;
             object.flock(LOCK_EX)?;
             let there = object.file.metadata()?;
             let size = there.len();
@@ -211,7 +206,7 @@ impl Mailbox {
             }
             // Size 0: just created, or its creator died before allocating.
             if size == 0 {
-                let Some(wanted) = wanted else { continue };
+                let wanted = wanted.ok_or(ErrorKind::NotFound)?;
                 object.owner = Some(std::process::id());
                 object.reserve(wanted)?;
                 let memory = object.map(wanted)?;
