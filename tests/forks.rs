@@ -27,6 +27,7 @@ fn main() {
         a_bystander_does_not_keep_a_mailbox_in_use,
         a_mailbox_can_be_moved_into_a_child,
         a_timeout_of_connect_is_not_prolonged_by_signals,
+        signals_do_not_end_the_wait_for_a_fifo,
         a_value_above_the_limit_on_files_is_an_error,
         a_name_is_unlinked_with_no_descriptor_left,
     ]);
@@ -115,12 +116,39 @@ fn a_mailbox_can_be_moved_into_a_child() {
 
 extern "C" fn nothing(_: i32) {}
 
-fn a_timeout_of_connect_is_not_prolonged_by_signals() {
-    // Without SA_RESTART: connect(2) comes back with EINTR.
+/// Sends this process a signal after each `pause`, until it is dropped.
+fn storm(pause: Duration) -> Process {
+    // Without SA_RESTART: system calls come back with EINTR.
     let action = SigAction::new(SigHandler::Handler(nothing), SaFlags::empty(), SigSet::empty());
     #[expect(unsafe_code, reason = "the handler under test")]
     // SAFETY: the handler does nothing, so it is safe at any point. Not covered: nothing else.
     unsafe { sigaction(Signal::SIGUSR1, &action) }.unwrap();
+    let target = getpid();
+    Process::spawn("storm", || {
+        loop {
+            kill(target, Signal::SIGUSR1)?;
+            std::thread::sleep(pause);
+        }
+    })
+    .unwrap()
+}
+
+fn signals_do_not_end_the_wait_for_a_fifo() {
+    let dir = temp_dir();
+    let path = dir.path().join("pipe.in");
+    fifo::create(&path).unwrap();
+    let _storm = storm(Duration::ZERO);
+    for _ in 0..5 {
+        for error in [
+            fifo::open_reader(&path, SOON).unwrap_err(),
+            fifo::open_writer(&path, SOON).unwrap_err(),
+        ] {
+            assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
+        }
+    }
+}
+
+fn a_timeout_of_connect_is_not_prolonged_by_signals() {
     let dir = temp_dir();
     let path = dir.path().join("socket");
     let listener =
@@ -130,15 +158,7 @@ fn a_timeout_of_connect_is_not_prolonged_by_signals() {
     let address = format!("unix:{}", path.display());
     let _first = socket::connect(&address, None).unwrap(); // its queue is full now
 
-    let target = getpid();
-    let storm = Process::spawn("storm", || {
-        // More often than the timeout below.
-        loop {
-            kill(target, Signal::SIGUSR1)?;
-            std::thread::sleep(Duration::from_millis(5));
-        }
-    })
-    .unwrap();
+    let storm = storm(Duration::from_millis(5)); // more often than the timeout below
     let timeout = Some(Duration::from_millis(50));
     let error = socket::connect(&address, timeout).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::TimedOut);

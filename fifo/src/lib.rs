@@ -157,9 +157,14 @@ fn await_writer(reader: &File, timeout: Duration) -> io::Result<()> {
         // opened. So ask tee(2), which takes nothing away: 0 is "no writer", EAGAIN is "a writer, and
         // nothing written yet".
         let mut fds = [PollFd::new(reader.as_fd(), PollFlags::POLLIN)];
-        let there = poll(&mut fds, PollTimeout::ZERO)? > 0
-            || tee(reader, &scratch, 1, SpliceFFlags::SPLICE_F_NONBLOCK) != Ok(0);
-        Ok(there.then_some(()))
+        if poll(&mut fds, PollTimeout::ZERO)? > 0 {
+            return Ok(Some(()));
+        }
+        match tee(reader, &scratch, 1, SpliceFFlags::SPLICE_F_NONBLOCK) {
+            Ok(0) => Ok(None),
+            Ok(_) | Err(Errno::EAGAIN) => Ok(Some(())),
+            Err(errno) => Err(errno.into()),
+        }
     })
 }
 
@@ -171,8 +176,10 @@ fn retry<T>(
 ) -> io::Result<T> {
     let deadline = Instant::now().checked_add(timeout);
     loop {
-        if let Some(result) = attempt()? {
-            return Ok(result);
+        match attempt() {
+            Ok(Some(result)) => return Ok(result),
+            Err(error) if error.kind() != ErrorKind::Interrupted => return Err(error),
+            _ => {} // nobody yet, or a signal came
         }
         if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
             let what = format!("no {peer} came in time");
