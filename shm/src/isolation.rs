@@ -60,7 +60,7 @@ fn show(private: &AtomicU64, shared: &AtomicU64) -> Result<()> {
     Ok(())
 }
 
-/// The number of the physical page behind an address: proc_pid_pagemap(5).
+/// What to print of the physical page behind an address, its number: proc_pid_pagemap(5).
 fn frame(address: usize) -> Result<String> {
     let pagemap = File::open("/proc/self/pagemap").context("open /proc/self/pagemap")?;
     let mut entry = [0; 8];

@@ -128,7 +128,8 @@ impl RawSemaphore {
             let interval = left.unwrap_or(LIVENESS_INTERVAL).min(LIVENESS_INTERVAL);
             self.futex(libc::FUTEX_WAIT, 0, interval);
             self.sleepers.fetch_sub(1, SeqCst);
-            if self.value.load(SeqCst) == 0 && is_hopeless() {
+            // After a shorter sleep the caller is about to look, too.
+            if interval == LIVENESS_INTERVAL && self.value.load(SeqCst) == 0 && is_hopeless() {
                 return self.try_wait(); // whoever is gone may have posted before
             }
         }
@@ -160,11 +161,14 @@ pub(crate) fn identity(pid: u32) -> io::Result<u64> {
         Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => return Ok(0),
         stat => stat.map_err(|e| named("read", &path, e))?,
     };
-    // After the name, in brackets, come the state, and as the 20th the start: proc_pid_stat(5).
+    // After the name, in brackets, come the state, as the 7th the flags, and as the 20th the start:
+    // proc_pid_stat(5).
+    const PF_EXITING: u64 = 4;
     let stat = String::from_utf8_lossy(&stat);
-    let mut fields = stat.rsplit(") ").next().unwrap_or_default().split(' ');
-    match (fields.next(), fields.nth(18).and_then(|start| start.parse::<u64>().ok())) {
-        (Some("Z" | "X"), _) => Ok(0), // not reaped yet
+    let fields: Vec<&str> = stat.rsplit(") ").next().unwrap_or_default().split(' ').collect();
+    let number = |index: usize| fields.get(index)?.parse::<u64>().ok();
+    match (number(6), number(19)) {
+        (Some(flags), _) if flags & PF_EXITING != 0 => Ok(0), // perhaps not reaped yet
         (_, Some(start)) => Ok(start << PID_BITS | u64::from(pid)),
         _ => Err(failed("read", &path, InvalidData, "not as in proc_pid_stat(5)")),
     }
