@@ -7,16 +7,19 @@
 // Each bench compiles this module for itself and uses a part of it.
 #![allow(dead_code)]
 
+use std::fs::File;
 use std::hint::black_box;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::OwnedFd;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use common::Process;
+use nix::fcntl::OFlag;
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, pipe2};
 
 /// One side of an exchange.
 pub trait Link {
@@ -38,6 +41,14 @@ impl<R, W> Bytes<R, W> {
     pub fn new((read, write): (R, W)) -> Bytes<R, W> {
         Bytes { read, write, message: Vec::new() }
     }
+}
+
+/// Two bare pipes: for each side the end it reads from, and the one it writes to.
+pub fn pipes() -> Result<[Bytes<File, File>; 2]> {
+    let (here, to_here) = pipe2(OFlag::O_CLOEXEC)?;
+    let (there, to_there) = pipe2(OFlag::O_CLOEXEC)?;
+    let bytes = |(read, write): (OwnedFd, OwnedFd)| Bytes::new((read.into(), write.into()));
+    Ok([(here, to_there), (there, to_here)].map(bytes))
 }
 
 impl<R: Read, W: Write> Link for Bytes<R, W> {

@@ -3,15 +3,10 @@
 #[path = "../../common/benches/measure.rs"]
 mod measure;
 
-use std::fs::File;
-use std::os::fd::OwnedFd;
-
 use anyhow::{Context, Result, ensure};
 use measure::{
-    ALL, Bytes, Link, Peer, Python, compare, head, pin, places, scaling, scaling_wanted,
+    ALL, Link, Peer, Python, compare, head, pin, pipes, places, scaling, scaling_wanted,
 };
-use nix::fcntl::OFlag;
-use nix::unistd::pipe2;
 use pipe::Connection;
 
 const PYTHON: &str = "
@@ -27,7 +22,7 @@ fn main() -> Result<()> {
         if scaling_wanted() {
             return scaling("pipe", &mut ours);
         }
-        let mut bare = Peer::start(there, bare_pair()?)?;
+        let mut bare = Peer::start(there, pipes()?)?;
         let mut python = Python::start(PYTHON, place)?;
         compare("pipe", &ALL, place, &mut ours, &mut bare, python.as_mut())?;
     }
@@ -55,11 +50,4 @@ impl Link for Ours {
         ensure!(self.message.len() == length);
         Ok(&self.message)
     }
-}
-
-fn bare_pair() -> Result<[Bytes<File, File>; 2]> {
-    let (here, to_here) = pipe2(OFlag::O_CLOEXEC)?;
-    let (there, to_there) = pipe2(OFlag::O_CLOEXEC)?;
-    let bare = |(read, write): (OwnedFd, OwnedFd)| Bytes::new((read.into(), write.into()));
-    Ok([(here, to_there), (there, to_here)].map(bare))
 }

@@ -6,16 +6,12 @@
 #[path = "../../common/benches/measure.rs"]
 mod measure;
 
-use std::fs::File;
-use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
 use anyhow::{Result, ensure};
 use measure::{
-    ALL, Bytes, Link, Peer, Python, compare, head, pin, places, scaling, scaling_wanted,
+    ALL, Link, Peer, Python, compare, head, pin, pipes, places, scaling, scaling_wanted,
 };
-use nix::fcntl::OFlag;
-use nix::unistd::pipe2;
 use queue::Queue;
 use serde_bytes::ByteBuf;
 
@@ -38,7 +34,7 @@ fn main() -> Result<()> {
             if scaling_wanted() {
                 return scaling("queue", &mut ours);
             }
-            let mut bare = Peer::start(there, bare_pair()?)?;
+            let mut bare = Peer::start(there, pipes()?)?;
             let python = PYTHON.replace("CAPACITY", &capacity.to_string());
             let mut python = Python::start(&python, place)?;
             compare("queue", rows, place, &mut ours, &mut bare, python.as_mut())?;
@@ -71,12 +67,4 @@ impl Link for Ours {
         ensure!(self.message.len() == length);
         Ok(&self.message)
     }
-}
-
-/// For each side the end it reads from, and the one it writes to.
-fn bare_pair() -> Result<[Bytes<File, File>; 2]> {
-    let (here, to_here) = pipe2(OFlag::O_CLOEXEC)?;
-    let (there, to_there) = pipe2(OFlag::O_CLOEXEC)?;
-    let bytes = |(read, write): (OwnedFd, OwnedFd)| Bytes::new((read.into(), write.into()));
-    Ok([(here, to_there), (there, to_here)].map(bytes))
 }
