@@ -32,7 +32,7 @@ fn the_story_is_the_one_in_the_readme() {
 
 #[test]
 fn errors_name_the_killed_process() {
-    check_accidents(FIFO, &["consumer", "producer"], &readme_shows(STORY));
+    check_accidents(FIFO, &[], &["consumer", "producer"], &readme_shows(STORY));
     check_kills(FIFO, &[], &["consumer", "producer"]);
 }
 

@@ -83,6 +83,21 @@ fn run_with_python(dir: &Path, programs: &[&str]) -> String {
     programs.iter().map(run).collect()
 }
 
+/// A program that takes files along as its modules runs, without a warning.
+#[test]
+fn programs_run_with_their_modules() {
+    for (name, modules) in [("channel", ["common/src/process.rs"])] {
+        let dir = temp_dir();
+        let src = dir.path().join("src");
+        fs::create_dir_all(&src).unwrap();
+        copy(&modules, &src.join("process.rs"), &src);
+        fs::write(src.join("main.rs"), block("rust", &format!("// {name}: "))).unwrap();
+        manifest(dir.path(), name, block("toml", &format!("# {name}\n")));
+        let printed = cargo(dir.path(), &["run", "--quiet"]);
+        assert!(printed.is_empty(), "{name}: {printed}");
+    }
+}
+
 /// All together, as modules of a program and of a library.
 #[test]
 fn all_are_modules() {

@@ -33,7 +33,7 @@ fn half_duplex_is_the_one_in_the_readme() {
 
 #[test]
 fn errors_name_the_killed_process() {
-    check_accidents(PIPE, &["subprocess"], &readme_shows("cargo run -q -p pipe"));
+    check_accidents(PIPE, &[], &["subprocess"], &readme_shows("cargo run -q -p pipe"));
 }
 
 #[test]

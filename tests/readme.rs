@@ -6,7 +6,9 @@ mod support;
 use std::fs;
 use std::path::Path;
 
-use support::{CHINESE, ENGLISH, PACKAGES, block, blocks, console_blocks, parse_command, readmes};
+use support::{
+    CHINESE, ENGLISH, PACKAGES, block, blocks, console_blocks, parse_command, readmes, root,
+};
 
 /// The lines that are not in a fenced block.
 fn prose(readme: &str) -> impl Iterator<Item = &str> {
@@ -141,4 +143,29 @@ fn the_chart_shows_the_numbers_of_the_table() {
     let chart = block("mermaid", "%%{init: {\"xyChart\"");
     let bar = chart.lines().find_map(|line| line.trim().strip_prefix("bar ")).unwrap();
     assert_eq!(bar, format!("[{}]", numbers.join(", ")));
+}
+
+/// The packages that the owner named, in the crates that they are for.
+#[test]
+fn the_named_packages_are_ordinary_dependencies() {
+    for (package, crates) in [
+        ("nix", &PACKAGES[..]),
+        ("anyhow", &PACKAGES),
+        ("memmap2", &["shm"]),
+        ("socket2", &["socket"]),
+        ("ipc-channel", &["queue"]),
+    ] {
+        for folder in crates {
+            let manifest = fs::read_to_string(root().join(folder).join("Cargo.toml")).unwrap();
+            let dependencies = manifest.split("\n[dependencies]\n").nth(1).unwrap();
+            let dependencies = dependencies.split("\n[").next().unwrap();
+            let names = |line: &str| line.split(['.', ' ']).next() == Some(package);
+            assert!(dependencies.lines().any(names), "{folder}: no {package}");
+            let used = fs::read_dir(root().join(folder).join("src")).unwrap().any(|file| {
+                let source = fs::read_to_string(file.unwrap().path()).unwrap();
+                source.contains(&format!("{}::", package.replace('-', "_")))
+            });
+            assert!(used, "{folder}: {package} is not used");
+        }
+    }
 }

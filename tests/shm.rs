@@ -28,7 +28,7 @@ fn the_story_is_the_one_in_the_readme() {
 
 #[test]
 fn errors_name_the_killed_process() {
-    check_accidents(SHM, &["writer", "reader"], &readme_shows(STORY));
+    check_accidents(SHM, &[], &["writer", "reader"], &readme_shows(STORY));
     check_kills(SHM, &[], &["writer", "reader"]);
 }
 

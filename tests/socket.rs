@@ -30,7 +30,7 @@ fn the_story_is_the_one_in_the_readme() {
 
 #[test]
 fn errors_name_the_killed_process() {
-    check_accidents(SOCKET, &["server", "client"], &readme_shows(STORY));
+    check_accidents(SOCKET, &[], &["server", "client"], &readme_shows(STORY));
     check_kills(SOCKET, &[], &["server", "client"]);
 }
 

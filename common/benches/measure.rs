@@ -1,7 +1,7 @@
 //! Ours against the bare system calls and against Python, side by side: what the benches share.
 //!
-//! Two peer processes are forked: with one we exchange messages through our library, with the other by
-//! bare system calls. A third pair of processes runs Python. They take turns, a batch each, so that
+//! Peer processes are forked: with one we exchange messages through our library, with another by bare
+//! system calls. One more pair of processes runs Python. They take turns, a batch each, so that
 //! whatever else the machine does meets all alike. A ratio is the median of the ratios of such turns.
 
 // Each bench compiles this module for itself and uses a part of it.
@@ -96,6 +96,12 @@ const TURNS: usize = 25;
 /// The length of an order to the peer: what it is to do next.
 const ORDER: usize = 64;
 
+/// What takes part in a comparison.
+pub trait Contender {
+    /// Exchanges `count` messages, and returns how long that took.
+    fn batch(&mut self, kind: Kind, size: usize, count: usize) -> Result<Duration>;
+}
+
 /// A peer process, and our end of the link to it.
 pub struct Peer<L> {
     link: L,
@@ -116,8 +122,23 @@ impl<L: Link> Peer<L> {
         Ok(peer)
     }
 
-    /// Sends `count` messages, and returns how long that took.
-    pub fn batch(&mut self, kind: Kind, size: usize, count: usize) -> Result<Duration> {
+    /// The most memory that this process and the peer have had so far, in KiB.
+    fn memory(&self) -> Result<u64> {
+        let peak = |pid: u32| {
+            let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+            let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+            Ok::<u64, anyhow::Error>(line.context("no VmHWM")?.replace("kB", "").trim().parse()?)
+        };
+        Ok(peak(std::process::id())? + peak(self.process.id())?)
+    }
+
+    fn signal(&self, signal: Signal) -> Result<()> {
+        Ok(kill(Pid::from_raw(self.process.id() as i32), signal)?)
+    }
+}
+
+impl<L: Link> Contender for Peer<L> {
+    fn batch(&mut self, kind: Kind, size: usize, count: usize) -> Result<Duration> {
         let order = order(kind, size, count);
         if self.message.len() != size {
             self.message = "x".repeat(size);
@@ -139,20 +160,6 @@ impl<L: Link> Peer<L> {
         let time = start.elapsed();
         self.signal(Signal::SIGSTOP)?;
         Ok(time)
-    }
-
-    /// The most memory that this process and the peer have had so far, in KiB.
-    fn memory(&self) -> Result<u64> {
-        let peak = |pid: u32| {
-            let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-            let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-            Ok::<u64, anyhow::Error>(line.context("no VmHWM")?.replace("kB", "").trim().parse()?)
-        };
-        Ok(peak(std::process::id())? + peak(self.process.id())?)
-    }
-
-    fn signal(&self, signal: Signal) -> Result<()> {
-        Ok(kill(Pid::from_raw(self.process.id() as i32), signal)?)
     }
 }
 
@@ -202,8 +209,9 @@ pub fn pin(cpu: usize) -> Result<()> {
     Ok(sched_setaffinity(Pid::this(), &one)?)
 }
 
-/// Prints the head of the table, or of what [`scaling`] prints.
-pub fn head() {
+/// Prints the head of the table, with the names of those that ours are compared with, or of what
+/// [`scaling`] prints.
+pub fn head(others: &[&str]) {
     if scaling_wanted() {
         println!(
             "{:<9} {:>8}    {:<7} {:>13}   peak memory",
@@ -211,32 +219,21 @@ pub fn head() {
         );
         return;
     }
-    println!(
-        "{:<11} {:<17} {:>4} {:>11} {:>11} {:>5} {:>11} {:>5}",
-        "mechanism", "message", "CPUs", "ours", "bare", "ratio", "Python", "ratio"
-    );
+    print!("{:<11} {:<17} {:>4} {:>11}", "mechanism", "message", "CPUs", "ours");
+    others.iter().for_each(|name| print!(" {name:>11} {:>5}", "ratio"));
+    println!();
 }
 
 /// Measures all sizes, and prints a row for each.
-pub fn compare<A: Link, B: Link>(
+///
+/// The first contender is ours, the others are those that [`head`] has named.
+pub fn compare(
     name: &str,
     rows: &[(Kind, usize)],
     place: [usize; 2],
-    ours: &mut Peer<A>,
-    bare: &mut Peer<B>,
-    mut python: Option<&mut Python>,
+    contenders: &mut [&mut dyn Contender],
 ) -> Result<()> {
-    for &(kind, size) in rows {
-        let mut batches: Vec<Batch> = vec![
-            Box::new(|count| ours.batch(kind, size, count)),
-            Box::new(|count| bare.batch(kind, size, count)),
-        ];
-        if let Some(python) = &mut python {
-            batches.push(Box::new(|count| python.batch(kind, size, count)));
-        }
-        row(name, kind, size, place, batches)?;
-    }
-    Ok(())
+    rows.iter().try_for_each(|&(kind, size)| row(name, kind, size, place, contenders))
 }
 
 /// Whether `cargo bench -- scaling` was asked for: how the cost grows with the work.
@@ -264,31 +261,29 @@ pub fn scaling<L: Link>(name: &str, peer: &mut Peer<L>) -> Result<()> {
     Ok(())
 }
 
-/// Sends so many messages, and returns how long that took.
-type Batch<'a> = Box<dyn FnMut(usize) -> Result<Duration> + 'a>;
-
 /// Measures one size, and prints its row.
 fn row(
     name: &str,
     kind: Kind,
     size: usize,
     place: [usize; 2],
-    mut batches: Vec<Batch>,
+    contenders: &mut [&mut dyn Contender],
 ) -> Result<()> {
     let mut counts = Vec::new();
-    for batch in &mut batches {
+    for contender in contenders.iter_mut() {
         let mut count = 1;
-        while batch(count)? < BATCH {
+        while contender.batch(kind, size, count)? < BATCH {
             count *= 2;
         }
         counts.push(count);
     }
     // For each turn, how long each took for a message.
-    let mut turns = vec![vec![0.0; batches.len()]; TURNS];
+    let mut turns = vec![vec![0.0; contenders.len()]; TURNS];
     for (turn, times) in turns.iter_mut().enumerate() {
-        for position in 0..batches.len() {
-            let which = (turn + position) % batches.len(); // now this one first, now that one
-            times[which] = batches[which](counts[which])?.as_secs_f64() / counts[which] as f64;
+        for position in 0..contenders.len() {
+            let which = (turn + position) % contenders.len(); // now this one first, now that one
+            let time = contenders[which].batch(kind, size, counts[which])?;
+            times[which] = time.as_secs_f64() / counts[which] as f64;
         }
     }
     let show = |seconds: f64| match kind {
@@ -302,7 +297,7 @@ fn row(
         "{name:<11} {what:<17} {cpus:>4} {:>11}",
         show(median(turns.iter().map(|turn| turn[0])))
     );
-    for other in 1..batches.len() {
+    for other in 1..contenders.len() {
         let time = median(turns.iter().map(|turn| turn[other]));
         let slower = median(turns.iter().map(|turn| turn[0] / turn[other]));
         let ratio = if kind == RoundTrip { slower } else { 1.0 / slower };
@@ -388,7 +383,9 @@ impl Python {
         let times = BufReader::new(child.stdout.take().context("its stdout")?);
         Ok(Some(Python { child, times }))
     }
+}
 
+impl Contender for Python {
     fn batch(&mut self, kind: Kind, size: usize, count: usize) -> Result<Duration> {
         let mut stdin = self.child.stdin.as_ref().context("its stdin")?;
         writeln!(stdin, "{}", order(kind, size, count))?;

@@ -17,7 +17,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 
 fn main() -> Result<()> {
-    head();
+    head(&["bare"]);
     for place @ [here, there] in places()? {
         pin(here)?;
         let mut ours = Peer::start(there, pair(open_ours)?.map(Bytes::new))?;
@@ -26,8 +26,8 @@ fn main() -> Result<()> {
         }
         let mut lines = Peer::start(there, pair(open_ours)?.map(Lines::new))?;
         let mut bare = Peer::start(there, pair(open_bare)?.map(Bytes::new))?;
-        compare("fifo", &ALL, place, &mut ours, &mut bare, None)?;
-        compare("fifo, lines", &LINES, place, &mut lines, &mut bare, None)?;
+        compare("fifo", &ALL, place, &mut [&mut ours, &mut bare])?;
+        compare("fifo, lines", &LINES, place, &mut [&mut lines, &mut bare])?;
     }
     Ok(())
 }

@@ -5,7 +5,7 @@ mod measure;
 
 use anyhow::{Context, Result, ensure};
 use measure::{
-    ALL, Link, Peer, Python, compare, head, pin, pipes, places, scaling, scaling_wanted,
+    ALL, Contender, Link, Peer, Python, compare, head, pin, pipes, places, scaling, scaling_wanted,
 };
 use pipe::Connection;
 
@@ -15,7 +15,7 @@ ends = [(conn.send_bytes, lambda size, recv=conn.recv_bytes: recv()) for conn in
 ";
 
 fn main() -> Result<()> {
-    head();
+    head(&["bare", "Python"]);
     for place @ [here, there] in places()? {
         pin(here)?;
         let mut ours = Peer::start(there, our_pair()?)?;
@@ -24,7 +24,9 @@ fn main() -> Result<()> {
         }
         let mut bare = Peer::start(there, pipes()?)?;
         let mut python = Python::start(PYTHON, place)?;
-        compare("pipe", &ALL, place, &mut ours, &mut bare, python.as_mut())?;
+        let mut contenders: Vec<&mut dyn Contender> = vec![&mut ours, &mut bare];
+        contenders.extend(python.iter_mut().map(|python| python as _));
+        compare("pipe", &ALL, place, &mut contenders)?;
     }
     Ok(())
 }

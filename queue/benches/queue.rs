@@ -1,7 +1,8 @@
-//! `queue::Queue` against two bare pipes, and against Python's `Queue`.
+//! `queue::Queue` against two bare pipes, ipc-channel, and Python's `Queue`.
 //!
 //! All carry bytes: `serde_bytes::ByteBuf` here, `bytes` in Python. Queues have room for one value in
-//! round trips, as in the article, and for 16 one way; the bare pipes for 64 KiB.
+//! round trips, as in the article, and for 16 one way; the bare pipes for 64 KiB, and a channel for what
+//! its socket buffers.
 
 #[path = "../../common/benches/measure.rs"]
 mod measure;
@@ -9,8 +10,9 @@ mod measure;
 use std::rc::Rc;
 
 use anyhow::{Result, ensure};
+use ipc_channel::ipc::{self, IpcReceiver, IpcSender};
 use measure::{
-    ALL, Link, Peer, Python, compare, head, pin, pipes, places, scaling, scaling_wanted,
+    ALL, Contender, Link, Peer, Python, compare, head, pin, pipes, places, scaling, scaling_wanted,
 };
 use queue::Queue;
 use serde_bytes::ByteBuf;
@@ -25,7 +27,7 @@ ends = [(a.put, lambda size: b.get()), (b.put, lambda size: a.get())]
 ";
 
 fn main() -> Result<()> {
-    head();
+    head(&["bare", "ipc-channel", "Python"]);
     let (round_trips, one_way) = ALL.split_at(3);
     for place @ [here, there] in places()? {
         pin(here)?;
@@ -37,7 +39,10 @@ fn main() -> Result<()> {
             let mut bare = Peer::start(there, pipes()?)?;
             let python = PYTHON.replace("CAPACITY", &capacity.to_string());
             let mut python = Python::start(&python, place)?;
-            compare("queue", rows, place, &mut ours, &mut bare, python.as_mut())?;
+            let mut channel = Peer::start(there, channel_pair()?)?;
+            let mut contenders: Vec<&mut dyn Contender> = vec![&mut ours, &mut bare, &mut channel];
+            contenders.extend(python.iter_mut().map(|python| python as _));
+            compare("queue", rows, place, &mut contenders)?;
         }
     }
     Ok(())
@@ -64,6 +69,31 @@ impl Link for Ours {
     fn recv(&mut self, length: usize) -> Result<&[u8]> {
         self.message = ByteBuf::new(); // the last one is done with
         self.message = self.from.get()?;
+        ensure!(self.message.len() == length);
+        Ok(&self.message)
+    }
+}
+
+struct Channels {
+    to: IpcSender<ByteBuf>,
+    from: IpcReceiver<ByteBuf>,
+    message: ByteBuf,
+}
+
+fn channel_pair() -> Result<[Channels; 2]> {
+    let ((to_there, there), (to_here, here)) = (ipc::channel()?, ipc::channel()?);
+    let channels = |(to, from)| Channels { to, from, message: ByteBuf::new() };
+    Ok([(to_there, here), (to_here, there)].map(channels))
+}
+
+impl Link for Channels {
+    fn send(&mut self, message: &str) -> Result<()> {
+        Ok(self.to.send(ByteBuf::from(message))?)
+    }
+
+    fn recv(&mut self, length: usize) -> Result<&[u8]> {
+        self.message = ByteBuf::new(); // the last one is done with
+        self.message = self.from.recv()?;
         ensure!(self.message.len() == length);
         Ok(&self.message)
     }

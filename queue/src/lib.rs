@@ -22,8 +22,8 @@
 //! - A process that is killed inside a `put` or a `get` may leak a slot and lose the value: in full traffic 3 to
 //!   25 % of the kills do on two CPUs, the more the longer the values and the busier the machine. A queue of
 //!   capacity 1 then deadlocks. No value is corrupted, duplicated or reordered by that, and calls with a timeout
-//!   still return in time. Where processes may be killed, a pipe or a socket to each of them is the better
-//!   choice: there the kernel reports the death as EOF.
+//!   still return in time. Where processes may be killed, a pipe, a socket or an ipc-channel to each of them is
+//!   the better choice: there the kernel reports the death as EOF.
 //! - An `Option` directly inside an `Option` loses a layer, as in JSON: `Some(None)` comes out as `None`. A value
 //!   nested more than a hundred deep may be lost: `get` fails.
 //! - Each value wakes all processes that wait for one: the queue is made for a few, not for dozens.

@@ -9,7 +9,9 @@
 //!           ◀── results ───
 //! ```
 
+mod channel;
 mod limits;
+mod terminals;
 mod workers;
 
 use anyhow::{Result, ensure};
@@ -22,6 +24,9 @@ A producer and a consumer exchange values through two bounded queues (multiproce
 Usage: cargo run -p queue            the producer and the consumer
        cargo run -p queue limits     Full, Empty, blocking, and a trap
        cargo run -p queue workers    several workers share one queue
+       cargo run -p queue channel    the producer and the consumer over ipc-channel
+       cargo run -p queue consumer   the same in two terminals: it prints the command for the other one,
+       cargo run -p queue producer NAME
 ";
 
 fn main() -> std::process::ExitCode {
@@ -29,6 +34,9 @@ fn main() -> std::process::ExitCode {
         [] => story(),
         ["limits"] => limits::run(),
         ["workers"] => workers::run(),
+        ["channel"] => channel::run(),
+        ["consumer"] => terminals::consume(),
+        ["producer", name] => terminals::produce(name),
         _ => usage(HELP),
     })
 }

@@ -11,7 +11,9 @@ use std::rc::Rc;
 use std::sync::atomic::Ordering::{Acquire, Release};
 
 use anyhow::{Result, ensure};
-use measure::{ALL, Link, Peer, Python, compare, head, pin, places, scaling, scaling_wanted};
+use measure::{
+    ALL, Contender, Link, Peer, Python, compare, head, pin, places, scaling, scaling_wanted,
+};
 use nix::libc::{sem_init, sem_post, sem_t, sem_wait};
 use nix::sys::mman::shm_unlink;
 use shm::{Mailbox, SharedMemory};
@@ -43,7 +45,7 @@ ends = [(send_a, recv_b), (send_b, recv_a)]
 ";
 
 fn main() -> Result<()> {
-    head();
+    head(&["bare", "Python"]);
     for place @ [here, there] in places()? {
         pin(here)?;
         if scaling_wanted() {
@@ -53,7 +55,9 @@ fn main() -> Result<()> {
         let mut ours = Peer::start(there, our_pair(CAPACITY)?)?;
         let mut bare = Peer::start(there, bare_pair(hand_over)?)?;
         let mut python = Python::start(PYTHON, place)?;
-        compare("shm", &ALL, place, &mut ours, &mut bare, python.as_mut())?;
+        let mut contenders: Vec<&mut dyn Contender> = vec![&mut ours, &mut bare];
+        contenders.extend(python.iter_mut().map(|python| python as _));
+        compare("shm", &ALL, place, &mut contenders)?;
     }
     Ok(())
 }

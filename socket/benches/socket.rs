@@ -17,7 +17,7 @@ use measure::{ALL, Bytes, LINES, Link, Peer, compare, head, pin, places, scaling
 use socket::Stream;
 
 fn main() -> Result<()> {
-    head();
+    head(&["bare"]);
     let path = std::env::temp_dir().join(format!("socket-bench-{}", std::process::id()));
     for place @ [here, there] in places()? {
         pin(here)?;
@@ -29,16 +29,16 @@ fn main() -> Result<()> {
         }
         let mut lines = Peer::start(there, our_pair(tcp)?.map(Lines::new))?;
         let mut bare = Peer::start(there, bytes(tcp_pair()?, TcpStream::try_clone)?)?;
-        compare("TCP", &ALL, place, &mut ours, &mut bare, None)?;
-        compare("TCP, lines", &LINES, place, &mut lines, &mut bare, None)?;
+        compare("TCP", &ALL, place, &mut [&mut ours, &mut bare])?;
+        compare("TCP, lines", &LINES, place, &mut [&mut lines, &mut bare])?;
 
         let unix = format!("unix:{}", path.display());
         let mut ours = Peer::start(there, bytes(our_pair(&unix)?, Stream::try_clone)?)?;
         let mut lines = Peer::start(there, our_pair(&unix)?.map(Lines::new))?;
         let pair = UnixStream::pair()?.into();
         let mut bare = Peer::start(there, bytes(pair, UnixStream::try_clone)?)?;
-        compare("Unix", &ALL, place, &mut ours, &mut bare, None)?;
-        compare("Unix, lines", &LINES, place, &mut lines, &mut bare, None)?;
+        compare("Unix", &ALL, place, &mut [&mut ours, &mut bare])?;
+        compare("Unix, lines", &LINES, place, &mut [&mut lines, &mut bare])?;
     }
     Ok(())
 }

@@ -574,15 +574,15 @@ pub fn check_story(exe: &str, args: &[&str], command: &str, times: usize) {
 
 /// Checks that a story survives what can happen to its stdout and its processes.
 #[track_caller]
-pub fn check_accidents(exe: &str, roles: &[&str], story: &str) {
+pub fn check_accidents(exe: &str, args: &[&str], roles: &[&str], story: &str) {
     // Nobody reads: the exchange still completes.
-    let mut closed = Program::start(&mut program(exe, &[]));
+    let mut closed = Program::start(&mut program(exe, args));
     closed.stdout = BufReader::new(pipe().0);
     assert_eq!(closed.finish().code(), 0);
     // The disk is full: the process that could not print says so.
     let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
     let temp = temp_dir();
-    let output = program(exe, &[]).env("TMPDIR", temp.path()).stdout(full).output().unwrap();
+    let output = program(exe, args).env("TMPDIR", temp.path()).stdout(full).output().unwrap();
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{stderr}");
     assert!(stderr.contains("write stdout: No space left on device"), "{stderr}");
@@ -591,7 +591,7 @@ pub fn check_accidents(exe: &str, roles: &[&str], story: &str) {
     for line in 0..lines.len() {
         // Stopped where this line is to be printed, everyone runs or waits.
         let room = lines[..line].iter().sum();
-        let start = || Program::start_stopped_at(&mut program(exe, &[]), room);
+        let start = || Program::start_stopped_at(&mut program(exe, args), room);
         for role in roles {
             let program = start();
             // It may have ended already.
