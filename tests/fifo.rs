@@ -1,7 +1,5 @@
 //! The fifo program, as a user runs it.
 
-mod support;
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -9,12 +7,12 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use nix::sys::signal::Signal;
-use support::{
+use tempfile::TempDir;
+use tests::{
     Program, block, check_accidents, check_console_blocks, check_kills, check_story,
     give_to_nobody, has, list, program, program_of_nobody, readme_shows, run, skip, temp_dir,
     with_tmpfs,
 };
-use tempfile::TempDir;
 
 const FIFO: &str = env!("CARGO_BIN_EXE_fifo");
 
@@ -115,7 +113,7 @@ fn several_producers_do_not_mix_lines() {
         .stdout(Stdio::null())
         .spawn()
         .unwrap();
-    support::wait_for("the FIFOs", &mut || dir.path().join("pipe.out").exists());
+    tests::wait_for("the FIFOs", &mut || dir.path().join("pipe.out").exists());
     let cat = shell("cat pipe.out", dir.path());
     // Lines of different lengths, up to a few hundred bytes.
     let write =

@@ -1,13 +1,9 @@
 //! What forks, signals and limits must not break in the five libraries.
 //!
-//! Without libtest (`harness = false`), since these checks fork. A check that fails may block forever.
-
-#[macro_use]
-mod support;
+//! Without libtest (`harness = false`), since these checks fork.
 
 use std::fs::File;
-use std::io::{ErrorKind, Read};
-use std::os::fd::AsRawFd;
+use std::io::{ErrorKind, Read, Write};
 use std::path::Path;
 use std::time::Duration;
 
@@ -15,17 +11,18 @@ use common::Process;
 use nix::fcntl::OFlag;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, kill, sigaction};
-use nix::unistd::{getpid, pipe2};
+use nix::unistd::{getpid, pause, pipe2};
 use queue::{PutError, Queue};
 use serde_bytes::ByteBuf;
-use shm::{Mailbox, SharedMemory};
-use support::{list, run_checks, temp_dir};
+use shm::{Reader, SharedMemory, Writer};
+use tests::{list, run_checks, temp_dir};
 
 fn main() {
-    run_checks(checks![
+    run_checks(tests::checks![
         a_held_message_ends_its_turn_once,
-        a_bystander_does_not_keep_a_mailbox_in_use,
-        a_mailbox_can_be_moved_into_a_child,
+        a_bystander_does_not_keep_an_end_that_was_left,
+        an_end_can_be_moved_into_a_child,
+        each_process_has_its_own_unique_names,
         a_timeout_of_connect_is_not_prolonged_by_signals,
         signals_do_not_end_the_wait_for_a_fifo,
         a_value_above_the_limit_on_files_is_an_error,
@@ -43,75 +40,99 @@ fn exists(name: &str) -> bool {
 
 const SOON: Option<Duration> = Some(Duration::from_millis(20));
 
-/// Whoever holds a message has the turn, and not the children that inherit a copy.
+/// Opens both ends of a mailbox.
+fn mailbox(name: &str) -> (Writer, Reader) {
+    (Writer::open(name, 16).unwrap(), Reader::open(name, 16).unwrap())
+}
+
+/// The turn belongs to the process holding the message, not to children that inherit a copy.
 fn a_held_message_ends_its_turn_once() {
-    let mailbox = Mailbox::create(&name("held"), 16).unwrap();
-    mailbox.write(b"one", None).unwrap();
-    let held = mailbox.hold(None).unwrap();
+    let (mut writer, mut reader) = mailbox(&name("held"));
+    writer.write(b"one", None).unwrap();
+    let held = reader.read(None).unwrap();
     let child = Process::spawn("child", || {
         drop(held); // its own copy; the parent's goes right after the fork
         Ok(())
     });
     child.unwrap().join().unwrap();
     // One turn has ended, so there is room for one message.
-    mailbox.write(b"two", SOON).unwrap();
-    assert_eq!(mailbox.write(b"three", SOON).unwrap_err().kind(), ErrorKind::TimedOut);
-    assert_eq!(mailbox.read(SOON).unwrap(), b"two");
+    writer.write(b"two", SOON).unwrap();
+    assert_eq!(writer.write(b"three", SOON).unwrap_err().kind(), ErrorKind::TimedOut);
+    assert_eq!(*reader.read(SOON).unwrap(), *b"two");
 
-    mailbox.write(b"four", None).unwrap();
-    let held = mailbox.hold(None).unwrap();
+    writer.write(b"four", None).unwrap();
+    let held = reader.read(None).unwrap();
     let child = Process::spawn("child", || {
         // Inherited only.
         assert_eq!(*held, *b"four");
         Ok(())
     });
     child.unwrap().join().unwrap();
-    assert_eq!(mailbox.write(b"five", SOON).unwrap_err().kind(), ErrorKind::TimedOut);
+    assert_eq!(writer.write(b"five", SOON).unwrap_err().kind(), ErrorKind::TimedOut);
     drop(held);
-    mailbox.write(b"five", SOON).unwrap();
+    writer.write(b"five", SOON).unwrap();
 }
 
-fn a_bystander_does_not_keep_a_mailbox_in_use() {
-    let name = name("bystander");
-    let reader = Mailbox::create(&name, 16).unwrap();
-    let (stay, leave) = pipe2(OFlag::O_CLOEXEC).unwrap();
-    let writer = Process::spawn("writer", || {
-        let mailbox = Mailbox::open(&name, None)?;
-        mailbox.write(b"Hello", None)?;
-        // It inherits the mailbox, and outlives the writer, until the test lets it leave.
-        let (started, start) = pipe2(OFlag::O_CLOEXEC)?;
-        let _bystander = Process::spawn("bystander", || {
-            nix::sys::prctl::set_pdeathsig(None)?;
-            nix::unistd::close(leave.as_raw_fd())?;
-            drop(start);
-            assert_eq!(File::from(stay).read(&mut [0])?, 0);
+/// A bystander inherits copies of all that its parent has open.
+fn a_bystander_does_not_keep_an_end_that_was_left() {
+    for is_killed in [false, true] {
+        let name = name("bystander");
+        let mut reader = Reader::open(&name, 16).unwrap();
+        let writer = Process::spawn("writer", || {
+            let mut writer = Writer::open(&name, 16)?;
+            writer.write(b"Hello", None)?;
+            let (started, start) = pipe2(OFlag::O_CLOEXEC)?;
+            let _bystander = Process::spawn("bystander", move || {
+                drop(start);
+                pause();
+                Ok(())
+            })?;
+            assert_eq!(File::from(started).read(&mut [0])?, 0);
+            if is_killed {
+                kill(getpid(), Signal::SIGKILL)?;
+            }
+            drop(writer);
+            pause();
             Ok(())
-        })?;
-        assert_eq!(File::from(started).read(&mut [0])?, 0);
-        Ok(kill(getpid(), Signal::SIGKILL)?)
-    });
-    let writer = writer.unwrap();
-    assert_eq!(reader.read(None).unwrap(), b"Hello");
-    // This would block as long as the bystander lives.
-    assert_eq!(reader.read(None).unwrap_err().kind(), ErrorKind::BrokenPipe);
-    writer.join().unwrap_err();
-    drop(reader);
-    assert!(!exists(&name));
-    drop(leave);
+        });
+        assert_eq!(*reader.read(None).unwrap(), *b"Hello");
+        // This would block as long as the bystander lives.
+        assert_eq!(reader.read(None).unwrap_err().kind(), ErrorKind::BrokenPipe);
+        drop((writer, reader));
+        assert!(!exists(&name));
+    }
 }
 
-fn a_mailbox_can_be_moved_into_a_child() {
+fn an_end_can_be_moved_into_a_child() {
     let name = name("moved");
-    let (reader, writer) =
-        (Mailbox::create(&name, 16).unwrap(), Mailbox::open(&name, None).unwrap());
-    let (child, reader) = Process::spawn_with("child", (reader, writer), |writer| {
+    let (writer, reader) = mailbox(&name);
+    let (child, mut reader) = Process::spawn_with("child", (reader, writer), |mut writer| {
         writer.write(b"Hello", None)?;
         Ok(writer.flush(None)?)
     })
     .unwrap();
-    assert_eq!(reader.read(None).unwrap(), b"Hello");
+    assert_eq!(*reader.read(None).unwrap(), *b"Hello");
     child.join().unwrap();
     assert_eq!(reader.read(None).unwrap_err().kind(), ErrorKind::BrokenPipe);
+    drop(reader);
+    assert!(!exists(&name));
+}
+
+fn each_process_has_its_own_unique_names() {
+    let mut names = vec![shm::unique_name("/cnblogs")];
+    for _ in 0..3 {
+        let (mut read, write) = pipe2(OFlag::O_CLOEXEC).map(|(r, w)| (File::from(r), w)).unwrap();
+        let child = Process::spawn("child", move || {
+            let name = shm::unique_name("/cnblogs");
+            Ok(File::from(write).write_all(name.as_bytes())?)
+        });
+        let mut name = String::new();
+        read.read_to_string(&mut name).unwrap();
+        child.unwrap().join().unwrap();
+        assert!(name.starts_with("/cnblogs-") && !names.contains(&name), "{name}, {names:?}");
+        names.push(name);
+    }
+    assert!(!names.contains(&shm::unique_name("/cnblogs")));
 }
 
 extern "C" fn nothing(_: i32) {}
@@ -198,7 +219,7 @@ fn a_value_above_the_limit_on_files_is_an_error() {
 fn a_name_is_unlinked_with_no_descriptor_left() {
     let (memory, mailbox) = (name("memory"), name("mailbox"));
     let child = Process::spawn("child", || {
-        let both = (SharedMemory::create(&memory, 1024)?, Mailbox::create(&mailbox, 1024)?);
+        let both = (SharedMemory::create(&memory, 1024)?, Writer::open(&mailbox, 1024)?);
         let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
         let open = list("/proc/self/fd").into_iter().map(|fd| fd.parse::<u64>().unwrap());
         // Up to the highest that is open now (which is that of the list itself).

@@ -1,14 +1,12 @@
 //! Every file that the README offers can be pasted, with the dependency lines that it gives there: as a
 //! crate, as a module of a program, and as a module of a library whose own `cargo test` then passes.
 
-mod support;
-
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use support::{all_blocks, block, has, has_cargo, root, skip, temp_dir};
+use tests::{all_blocks, block, has, has_cargo, root, skip, temp_dir};
 
 /// What can be copied together: its name, the README's block of dependencies, and the files, the
 /// first of which is the crate's `lib.rs` or the module's file.

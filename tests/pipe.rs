@@ -1,7 +1,5 @@
 //! The pipe program, as a user runs it.
 
-mod support;
-
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{ErrorKind, Read};
@@ -9,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 
 use nix::unistd::{Pid, getpid};
 use pipe::{Receiver, Sender};
-use support::{
+use tests::{
     Program, check_accidents, check_console_blocks, check_kills, check_story, has, program,
     readme_shows, run, skip,
 };
@@ -53,7 +51,7 @@ fn each_process_holds_its_own_ends_only() {
 /// and whether it is the writing end.
 fn ends(pid: Pid) -> BTreeSet<(String, bool)> {
     let link = |pid, fd: &str| fs::read_link(format!("/proc/{pid}/fd/{fd}")).unwrap_or_default();
-    let fds = support::list(format!("/proc/{pid}/fd")).into_iter();
+    let fds = tests::list(format!("/proc/{pid}/fd")).into_iter();
     let ours = |fd: &String| fd.parse::<i32>().unwrap() > 2 && link(pid, fd) != link(getpid(), fd);
     fds.filter(ours)
         .map(|fd| {

@@ -3,9 +3,6 @@
 //! Without libtest (`harness = false`): its threads would make every fork refuse. So these
 //! checks run one after the other in `main`, as small programs of their own.
 
-#[macro_use]
-mod support;
-
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::unix::process::ExitStatusExt;
@@ -19,10 +16,10 @@ use nix::fcntl::OFlag;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, kill, raise, sigaction};
 use nix::sys::wait::waitpid;
 use nix::unistd::{Pid, getpid, getppid, pipe2};
-use support::run_checks;
+use tests::run_checks;
 
 fn main() {
-    run_checks(checks![
+    run_checks(tests::checks![
         a_child_is_another_process,
         failures_are_named,
         a_panic_stays_in_the_child,
@@ -43,6 +40,10 @@ fn main() {
         an_error_that_cannot_be_shown_stays_in_the_child,
         a_child_that_somebody_else_reaped_is_not_killed,
         a_command_gets_its_signals_back,
+        try_wait_tells_without_blocking,
+        the_mask_of_the_caller_is_the_childs,
+        a_role_may_be_long_and_in_any_language,
+        a_child_in_another_pid_namespace_knows_no_parent,
     ]);
 }
 
@@ -299,7 +300,7 @@ fn a_child_that_somebody_else_reaped_is_not_killed() {
         // process is faster.
         if std::fs::write(LAST_PID, (child.id() - 2).to_string()).is_err() {
             assert!(child.join().unwrap_err().to_string().contains("waitpid child"));
-            return support::skip("the reuse of a process id (only root can bring it about)");
+            return tests::skip("the reuse of a process id (only root can bring it about)");
         }
         let mut shell = Command::new("sh")
             .args(["-c", "exec 3<&0; cat <&3 2> /dev/null & echo $! >&2"])
@@ -322,7 +323,7 @@ fn a_child_that_somebody_else_reaped_is_not_killed() {
             return;
         }
     }
-    support::skip("the reuse of a process id (others were faster a thousand times)");
+    tests::skip("the reuse of a process id (others were faster a thousand times)");
 }
 
 fn a_command_gets_its_signals_back() {
@@ -330,6 +331,76 @@ fn a_command_gets_its_signals_back() {
     let mut sleep = unblock_signals(Command::new("sleep").arg("60")).spawn().unwrap();
     kill(Pid::from_raw(sleep.id() as i32), Signal::SIGTERM).unwrap();
     assert_eq!(sleep.wait().unwrap().signal(), Some(Signal::SIGTERM as i32));
+}
+
+fn try_wait_tells_without_blocking() {
+    let (mut wait, mut go) = pipe();
+    let mut child = Process::spawn("child", move || Ok(wait.read_exact(&mut [0])?)).unwrap();
+    assert!(!child.try_wait().unwrap());
+    go.write_all(b"x").unwrap();
+    tests::wait_for("the child to end", &mut || child.try_wait().unwrap());
+    assert!(child.try_wait().unwrap());
+    supervise([child]).unwrap();
+
+    let mut failing = Process::spawn("failing", || Ok(raise(Signal::SIGKILL)?)).unwrap();
+    let mut error = None;
+    tests::wait_for("the child to fail", &mut || {
+        error = failing.try_wait().err();
+        error.is_some()
+    });
+    let expected = "failing was killed by SIGKILL";
+    for error in
+        [error.unwrap(), failing.try_wait().unwrap_err(), supervise([failing]).unwrap_err()]
+    {
+        assert_eq!(error.to_string(), expected);
+    }
+}
+
+/// What the caller has blocked by itself, before or after, stays blocked.
+fn the_mask_of_the_caller_is_the_childs() {
+    // In a child, since signals are blocked here already.
+    let child = Process::spawn("child", || {
+        let own: SigSet = [Signal::SIGTERM, Signal::SIGUSR1].into_iter().collect();
+        own.thread_block()?;
+        block_signals()?;
+        let grandchild = Process::spawn("grandchild", move || {
+            assert_eq!(SigSet::thread_get_mask()?, own);
+            block_signals()?;
+            let child_of_it = Process::spawn("its child", move || {
+                assert_eq!(SigSet::thread_get_mask()?, own);
+                Ok(())
+            });
+            child_of_it?.join()
+        });
+        supervise([grandchild?])
+    });
+    child.unwrap().join().unwrap();
+}
+
+fn a_role_may_be_long_and_in_any_language() {
+    for name in ["生产者生产者生产者", "a name of more than fifteen bytes", "process"] {
+        let child = Process::spawn(name, || {
+            assert_eq!(common::role().as_deref(), Some(name));
+            Ok(())
+        });
+        child.unwrap().join().unwrap();
+    }
+    assert_eq!(common::role(), None);
+    Process::spawn("a\0b", || Ok(())).unwrap().join().unwrap_err();
+}
+
+fn a_child_in_another_pid_namespace_knows_no_parent() {
+    let child = Process::spawn("child", || {
+        if nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWPID).is_err() {
+            tests::skip("a pid namespace (only root may make one)");
+            return Ok(());
+        }
+        supervise([Process::spawn("first of its namespace", || {
+            assert_eq!(getpid(), Pid::from_raw(1));
+            Ok(())
+        })?])
+    });
+    child.unwrap().join().unwrap();
 }
 
 fn wait_forever() -> Result<()> {

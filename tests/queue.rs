@@ -1,13 +1,11 @@
 //! The queue program, as a user runs it.
 
-mod support;
-
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use ipc_channel::ipc::IpcSender;
 use nix::sys::signal::{Signal, kill};
-use support::{
+use tests::{
     Program, can_trace, check_accidents, check_console_blocks, check_kills, check_story,
     normalised, numbers, program, readme_shows, run, skip,
 };
@@ -134,7 +132,7 @@ fn only_this_user_reaches_the_consumer_whatever_the_umask() {
 
 /// Where one was killed, the other one says what happened; or it had done its part by then.
 #[track_caller]
-fn check_survivor(finished: support::Finished, errors: &[&str]) {
+fn check_survivor(finished: tests::Finished, errors: &[&str]) {
     let error = finished.stderr.lines().next().unwrap_or_default();
     let named = errors.iter().any(|end| error.ends_with(end));
     assert!(finished.code() == 0 || finished.code() == 1 && named, "{}", finished.stderr);

@@ -1,12 +1,10 @@
 //! What the READMEs say is so. (What their commands print is compared where the programs are:
 //! `check_console_blocks`; what they offer for copying is compiled in paste.rs.)
 
-mod support;
-
 use std::fs;
 use std::path::Path;
 
-use support::{
+use tests::{
     CHINESE, ENGLISH, PACKAGES, block, blocks, console_blocks, parse_command, readmes, root,
 };
 

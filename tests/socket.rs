@@ -1,7 +1,5 @@
 //! The socket program, as a user runs it.
 
-mod support;
-
 use std::fs;
 use std::io::{BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -9,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use nix::sys::signal::Signal;
 use socket::{Stream, connect, read_line, write_line};
-use support::{
+use tests::{
     Program, block, check_accidents, check_console_blocks, check_kills, check_story, has, list,
     program, program_of_nobody, readme_shows, run, skip, temp_dir,
 };

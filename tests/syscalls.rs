@@ -3,9 +3,6 @@
 //! This program runs itself in strace, once for each mechanism. One process is both sides, so
 //! nobody ever waits, and the number is exact. (It is not a libtest: its threads would be counted.)
 
-#[macro_use]
-mod support;
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::hint::black_box;
@@ -15,8 +12,8 @@ use std::process::Command;
 use std::thread;
 
 use anyhow::{Result, ensure};
-use shm::Mailbox;
-use support::{can_trace, run_checks, skip, temp_dir};
+use shm::{Reader, Writer};
+use tests::{can_trace, run_checks, skip, temp_dir};
 
 /// How many messages are sent and received.
 const MESSAGES: usize = 100;
@@ -53,7 +50,7 @@ fn main() {
             let (_, start, _) = COUNTED.iter().find(|(name, ..)| *name == which).unwrap();
             start().and_then(exchange_between_marks).unwrap();
         }
-        Err(_) => run_checks(checks![
+        Err(_) => run_checks(tests::checks![
             a_message_takes_just_these_system_calls,
             waits_do_not_go_by_the_wall_clock,
         ]),
@@ -85,12 +82,10 @@ fn waits_do_not_go_by_the_wall_clock() {
 
 /// Waits in vain for what is waited for in shared memory.
 fn time_out() -> Result<()> {
-    let name = |what| format!("/syscalls-{}-{what}", std::process::id());
+    let name = shm::unique_name("/cnblogs");
     let soon = Some(std::time::Duration::from_millis(1));
-    let semaphore = shm::Semaphore::create(&name("semaphore"), 0)?;
-    ensure!(semaphore.wait(soon).is_err());
-    let mailbox = Mailbox::create(&name("mailbox"), 16)?;
-    ensure!(mailbox.read(soon).is_err());
+    ensure!(shm::Semaphore::new(0)?.wait(soon).is_err());
+    ensure!(Reader::open(&name, 16)?.read(soon).is_err());
     Ok(())
 }
 
@@ -127,7 +122,7 @@ fn count(trace: &str) -> BTreeMap<String, usize> {
 }
 
 fn exchange_between_marks(mut exchange: Exchange) -> Result<()> {
-    exchange()?; // the first one takes the roles of a mailbox
+    exchange()?; // the first one notes which process uses an end
     black_box(parent_id());
     (0..MESSAGES).try_for_each(|_| exchange())?;
     black_box(parent_id());
@@ -170,12 +165,12 @@ fn queue() -> Result<Exchange> {
 }
 
 fn shm() -> Result<Exchange> {
-    let name = format!("/syscalls-{}", std::process::id());
-    let writer = Mailbox::create(&name, 1024)?;
-    let reader = Mailbox::open(&name, None)?;
+    let name = shm::unique_name("/cnblogs");
+    let mut writer = Writer::open(&name, 1024)?;
+    let mut reader = Reader::open(&name, 1024)?;
     Ok(Box::new(move || {
         writer.write(MESSAGE.as_bytes(), None)?;
-        ensure!(reader.read(None)? == MESSAGE.as_bytes());
+        ensure!(*reader.read(None)? == *MESSAGE.as_bytes());
         Ok(())
     }))
 }

@@ -5,9 +5,6 @@
 //! often each process is killed (default 100), one in `IPC_MESSAGES` how long a long run is
 //! (default 3,000).
 
-#[macro_use]
-mod support;
-
 use std::cell::Cell;
 use std::fs::{self, File};
 use std::io::{self, BufReader, ErrorKind};
@@ -21,13 +18,13 @@ use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, kill, sig
 use nix::unistd::{Pid, getpid};
 use pipe::Connection;
 use queue::{GetError, Queue};
-use shm::Mailbox;
+use shm::{Reader, Writer};
 use socket::Stream;
-use support::{run_checks, temp_dir};
 use tempfile::TempDir;
+use tests::{run_checks, temp_dir};
 
 fn main() {
-    run_checks(checks![
+    run_checks(tests::checks![
         pipe_survives_kills,
         fifo_survives_kills,
         queue_survives_kills,
@@ -82,8 +79,6 @@ trait Mechanism {
     type End: End;
     /// Messages are shorter than this.
     const LONGEST: u64;
-    /// How many messages a side must receive before the other can tell that it is gone.
-    const NOTICED: u64 = 0;
     /// A kill comes at a random one of so many messages.
     const WITHIN: u64 = 50;
     /// What a message that the kill cut may look like.
@@ -204,34 +199,34 @@ impl End for QueueEnd {
 struct Mailboxes;
 
 struct MailboxEnd {
-    to: Mailbox,
-    from: Mailbox,
+    to: Writer,
+    from: Reader,
     sent: u64,
 }
 
 impl Mechanism for Mailboxes {
     type End = MailboxEnd;
     const LONGEST: u64 = 4000;
-    // A child counts from the first use of what it has inherited.
-    const NOTICED: u64 = 3;
     const WITHIN: u64 = 1000;
     const SHARE: u64 = 10; // 250 ms each
 
     fn start(&self, body: impl FnOnce(MailboxEnd) -> Result<()>) -> (Process, MailboxEnd) {
         static STARTED: AtomicU64 = AtomicU64::new(0);
         let number = STARTED.fetch_add(1, Ordering::Relaxed);
-        let create = |which| {
-            let name = format!("/cnblogs-traffic-{}-{number}-{which}", getpid());
-            Mailbox::create(&name, 4096).unwrap()
+        let name = |which| format!("/cnblogs-traffic-{}-{number}-{which}", getpid());
+        let (there, back) = (name("there"), name("back"));
+        let open = |to, from| {
+            let to = Writer::open(to, 4096).unwrap();
+            MailboxEnd { to, from: Reader::open(from, 4096).unwrap(), sent: 0 }
         };
-        // Inherited as they are.
-        let mut ends = Some((create("there"), create("back")));
-        let child = spawn(|| {
-            let (from, to) = ends.take().unwrap();
-            body(MailboxEnd { to, from, sent: 0 })
-        });
-        let (to, from) = ends.take().unwrap();
-        (child, MailboxEnd { to, from, sent: 0 })
+        // In either order: now the child opens its ends, now it inherits them.
+        match number % 2 {
+            0 => (spawn(|| body(open(&back, &there))), open(&there, &back)),
+            _ => {
+                let ends = (open(&there, &back), open(&back, &there));
+                Process::spawn_with(CHILD, ends, body).unwrap()
+            }
+        }
     }
 }
 
@@ -245,7 +240,7 @@ impl End for MailboxEnd {
 
     fn recv(&mut self) -> io::Result<Option<String>> {
         match self.from.read(None) {
-            Ok(message) => Ok(Some(String::from_utf8(message).unwrap())),
+            Ok(message) => Ok(Some(String::from_utf8(message.to_vec()).unwrap())),
             Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(None),
             Err(error) => Err(error),
         }
@@ -297,7 +292,7 @@ fn check_kills<M: Mechanism>(mechanism: &M) {
     for _ in 0..kills {
         let (victim, mut end) = mechanism
             .start(|mut end| (0..).try_for_each(|i| Ok(end.send(&message(i, M::LONGEST))?)));
-        let last = M::NOTICED + random.below(M::WITHIN);
+        let last = random.below(M::WITHIN);
         for i in 0.. {
             if i == last {
                 kill(pid(&victim), Signal::SIGKILL).unwrap();
@@ -318,7 +313,7 @@ fn check_kills<M: Mechanism>(mechanism: &M) {
             while end.recv()?.is_some() {}
             Ok(())
         });
-        let last = M::NOTICED + random.below(M::WITHIN);
+        let last = random.below(M::WITHIN);
         let error = (0..).find_map(|i| {
             if i == last {
                 kill(pid(&victim), Signal::SIGKILL).unwrap();

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use nix::sys::signal::Signal;
 
-use crate::{log, say};
+use crate::{log, role, say};
 
 /// For arguments that no `match` arm takes: prints the help text to stderr, and exits with 2.
 pub fn usage(help: &str) -> ! {
@@ -29,9 +29,8 @@ pub fn main(help: &str, run: impl FnOnce(&[&str]) -> Result<()>) -> ExitCode {
         return ExitCode::SUCCESS;
     };
     if let Some(signal) = error.downcast_ref::<Signal>() {
-        // No error: it is what the user asked for. A role in its own terminal is the first argument.
-        let role = args.as_deref().and_then(|args| args.first()).unwrap_or(&"parent");
-        let _ = log::set_role(role).and_then(|()| say!("stops: {signal}"));
+        // No error: it is what the user asked for.
+        let _ = say!("stops: {signal}");
         return ExitCode::from(128 + *signal as u8);
     }
     let program = log::program().unwrap_or_default();
@@ -41,7 +40,7 @@ pub fn main(help: &str, run: impl FnOnce(&[&str]) -> Result<()>) -> ExitCode {
         }
         _ => (1, String::new()),
     };
-    let role = log::role().map(|role| role + ": ").unwrap_or_default();
+    let role = role().map(|role| role + ": ").unwrap_or_default();
     // If stderr is gone, the exit status still tells.
     let _ = io::stderr().write_all(format!("{role}error: {error:#}\n{hint}").as_bytes());
     ExitCode::from(status)

@@ -18,5 +18,5 @@ mod log;
 mod process;
 
 pub use cli::{main, usage};
-pub use log::{say_line, set_role};
-pub use process::{Process, block_signals, supervise, unblock_signals};
+pub use log::say_line;
+pub use process::{Process, block_signals, role, set_role, supervise, unblock_signals};

@@ -1,4 +1,3 @@
-use std::ffi::CString;
 use std::fmt;
 use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::path::Path;
@@ -6,7 +5,8 @@ use std::sync::OnceLock;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use nix::sys::prctl::{get_name, set_name};
+
+use crate::process::role;
 
 /// The longest role of the five programs, so that the lines of all processes align.
 const WIDTH: usize = "subprocess".len();
@@ -58,25 +58,13 @@ pub fn say_line(text: fmt::Arguments) -> Result<()> {
     print(&line)
 }
 
-/// Names this process in the log. A child that [`Process::spawn`](crate::Process::spawn) started has
-/// its name already: prctl(2), `PR_SET_NAME`.
-pub fn set_role(name: &str) -> Result<()> {
-    set_name(&CString::new(name)?).context("prctl PR_SET_NAME")
-}
-
-/// The name that this process was given; `None` if it still has that of its program.
-pub(crate) fn role() -> Option<String> {
-    let name = get_name().ok()?.into_string().ok()?;
-    (!program()?.starts_with(&name)).then_some(name)
-}
-
 /// The name of the program's file.
 pub(crate) fn program() -> Option<String> {
     let path = std::env::args_os().next()?;
     Some(Path::new(&path).file_name()?.to_string_lossy().into_owned())
 }
 
-/// Writes `text` to stdout in one piece. That nobody reads it any more is no error.
+/// Writes `text` to stdout in one piece. A closed stdout is not an error.
 pub(crate) fn print(text: &str) -> Result<()> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {

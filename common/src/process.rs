@@ -15,16 +15,20 @@
 use std::ffi::CString;
 use std::fs;
 use std::io::{self, Write};
+use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Error, Result, bail};
+use anyhow::{Context, Error, Result, bail, ensure};
 use nix::errno::Errno;
 use nix::libc::_exit;
-use nix::sys::prctl::{set_name, set_pdeathsig};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::prctl;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, kill, sigaction};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork, getpid, getppid};
 
@@ -35,9 +39,15 @@ const PANICKED: i32 = 101;
 const STOP_SIGNALS: [Signal; 4] =
     [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM];
 
-/// How long [`supervise`] waits, once one process has failed, for others to fail too; and
-/// [`Process::spawn`], for a thread to end.
+/// How long `supervise` waits for further failures after the first, and `spawn` for a joined thread to leave
+/// /proc.
 const GRACE: Duration = Duration::from_millis(100);
+
+/// The name of this process; see [`role`].
+static ROLE: Mutex<Option<String>> = Mutex::new(None);
+
+/// The signals that [`block_signals`] has blocked in this process, and nobody before.
+static BLOCKED: Mutex<Vec<Signal>> = Mutex::new(Vec::new());
 
 /// A child process: `multiprocessing.Process(target=f, args=…)` with `start()` called.
 ///
@@ -47,12 +57,21 @@ pub struct Process {
     name: String,
     pid: Pid,
     parent: Pid,
-    reaped: bool,
+    /// How it ended, if it has.
+    ended: Option<Result<(), Failure>>,
+}
+
+/// What went wrong with a child.
+#[derive(Clone, Debug)]
+struct Failure {
+    /// Of several failed children, the one that was killed is the likeliest cause.
+    is_killed: bool,
+    what: String,
 }
 
 impl Process {
-    /// Forks a child that runs `body` and ends. `name` is what ps, top and its errors call it (the kernel
-    /// keeps 15 bytes).
+    /// Forks a child that runs `body` and ends. `name` is its [`role`], and what its errors, ps and top call it
+    /// (these two know 15 bytes of it).
     ///
     /// A value moved into `body` is dropped in the parent right after the fork: that closes
     /// the parent's copy of a descriptor. It also runs a guard that deletes things, so keep such a guard in
@@ -60,7 +79,7 @@ impl Process {
     ///
     /// The child's exit status is 0, 1 after an error (printed with its causes) or 101 after a
     /// panic. It is killed when this thread ends, so that it never becomes an orphan. Signals that
-    /// [`block_signals`] blocked are unblocked in it.
+    /// [`block_signals`] blocked are unblocked in it; those that the caller blocked stay blocked.
     ///
     /// Sets SIGCHLD to its default, also where the caller had a handler for it. Fails when this process has
     /// other threads: the child would hold copies of their locks with nobody left to unlock them. Fails as
@@ -84,7 +103,7 @@ impl Process {
         // of ours can).
         match unsafe { fork() }.with_context(|| format!("fork {name}"))? {
             ForkResult::Parent { child: pid } => {
-                Ok(Process { name: name.to_owned(), pid, parent, reaped: false })
+                Ok(Process { name: name.to_owned(), pid, parent, ended: None })
             }
             ForkResult::Child => {
                 let status = run_child(name, parent, body);
@@ -130,9 +149,18 @@ impl Process {
     ///
     /// Unlike Python's, it is an error when the child failed, panicked or was killed.
     pub fn join(mut self) -> Result<()> {
-        match self.wait(None)? {
-            Some((_, failure)) => bail!(failure),
-            None => Ok(()),
+        self.wait(None);
+        self.ended.clone().unwrap_or(Ok(())).map_err(|failure| Error::msg(failure.what))
+    }
+
+    /// Whether the child has ended: waitpid(2) with `WNOHANG`, `Process.is_alive()` turned round.
+    ///
+    /// Never blocks. An error if the child failed, panicked or was killed, each time.
+    pub fn try_wait(&mut self) -> Result<bool> {
+        self.wait(Some(WaitPidFlag::WNOHANG));
+        match &self.ended {
+            Some(Err(failure)) => bail!(failure.what.clone()),
+            ended => Ok(ended.is_some()),
         }
     }
 
@@ -149,44 +177,43 @@ impl Process {
     }
 
     /// Reaps the child if it has ended (with WNOHANG), or blocks until it has.
-    ///
-    /// `None` if it succeeded or still runs. Otherwise whether it was killed (of several failed children, the
-    /// likeliest cause), and what happened.
-    fn wait(&mut self, flags: Option<WaitPidFlag>) -> Result<Option<(bool, String)>> {
+    fn wait(&mut self, flags: Option<WaitPidFlag>) {
+        if self.ended.is_some() {
+            return;
+        }
         let status = loop {
             match waitpid(self.pid, flags) {
                 Err(Errno::EINTR) => {}
                 status => break status,
             }
         };
-        // Also after an error: somebody else has reaped it (ECHILD), and the id may by now belong to
-        // a stranger, whom our drop must not kill.
-        self.reaped = status != Ok(WaitStatus::StillAlive);
-        let (killed, how) = match status.with_context(|| format!("waitpid {}", self.name))? {
-            WaitStatus::StillAlive | WaitStatus::Exited(_, 0) => return Ok(None),
-            WaitStatus::Signaled(_, signal, _) => (true, format!("was killed by {signal}")),
-            WaitStatus::Exited(_, PANICKED) => (false, "panicked".to_owned()),
-            WaitStatus::Exited(_, code) => (false, format!("failed with exit status {code}")),
-            other => (false, format!("ended: {other:?}")),
+        let name = &self.name;
+        let (is_killed, what) = match status {
+            Ok(WaitStatus::StillAlive) => return,
+            Ok(WaitStatus::Signaled(_, signal, _)) => {
+                (true, format!("{name} was killed by {signal}"))
+            }
+            Ok(WaitStatus::Exited(_, PANICKED)) => (false, format!("{name} panicked")),
+            Ok(WaitStatus::Exited(_, code)) => {
+                (false, format!("{name} failed with exit status {code}"))
+            }
+            Ok(other) => (false, format!("{name} ended: {other:?}")),
+            // Somebody else has reaped it, and the id may by now belong to a stranger.
+            Err(errno) => (false, format!("waitpid {name}: {errno}")),
         };
-        Ok(Some((killed, format!("{} {how}", self.name))))
-    }
-
-    /// Whether the child runs rather than sleeps. An exiting child runs (R), waits for the disk (D), or waits to be
-    /// reaped (Z).
-    fn is_busy(&self) -> bool {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
-        // After the name, in brackets, comes the state: proc_pid_stat(5).
-        stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with(['R', 'D', 'Z']))
+        let is_fine = matches!(status, Ok(WaitStatus::Exited(_, 0)));
+        self.ended = Some(if is_fine { Ok(()) } else { Err(Failure { is_killed, what }) });
     }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
         // A copy of this value in another child is not that child's to kill.
-        if !self.reaped && getpid() == self.parent {
-            let _ = kill(self.pid, Signal::SIGKILL);
-            let _ = self.wait(None);
+        if self.ended.is_none() && getpid() == self.parent {
+            // One that runs a setuid program is not ours to kill, and may never end.
+            if kill(self.pid, Signal::SIGKILL) != Err(Errno::EPERM) {
+                self.wait(None);
+            }
         }
     }
 }
@@ -208,93 +235,121 @@ pub fn block_signals() -> Result<()> {
     let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:\t"));
     let ignored = ignored.and_then(|mask| u64::from_str_radix(mask, 16).ok());
     let ignored = ignored.context("read /proc/self/status: no SigIgn")?;
-    let is_ours = |signal: &Signal| (ignored >> (*signal as i32 - 1)) & 1 == 0;
-    let mut blocked: SigSet = STOP_SIGNALS.into_iter().filter(is_ours).collect();
-    blocked.add(Signal::SIGCHLD);
     let current = SigSet::thread_get_mask().context("pthread_sigmask")?;
-    if blocked.iter().all(|signal| current.contains(signal)) {
-        return Ok(());
+    let is_ours = |signal: &Signal| (ignored >> (*signal as i32 - 1)) & 1 == 0;
+    let wanted = STOP_SIGNALS.into_iter().filter(is_ours).chain([Signal::SIGCHLD]);
+    let wanted: Vec<_> = wanted.filter(|signal| !current.contains(*signal)).collect();
+    if !wanted.is_empty() {
+        ensure_single_threaded().context("block signals")?;
+        wanted.iter().copied().collect::<SigSet>().thread_block().context("pthread_sigmask")?;
+        locked(&BLOCKED).extend(wanted);
     }
-    ensure_single_threaded().context("block signals")?;
-    blocked.thread_block().context("pthread_sigmask")
+    Ok(())
 }
 
 /// Lets `command` start with the signals unblocked that [`block_signals`] blocked.
 ///
 /// A started program inherits the blocked signals, and would not react to Ctrl-C or SIGTERM.
 pub fn unblock_signals(command: &mut Command) -> &mut Command {
+    let blocked: SigSet = locked(&BLOCKED).iter().copied().collect();
     // SAFETY: this runs in the child, between fork and exec. The parent may have threads, so only
-    // async-signal-safe calls are allowed there: it fills in a signal set and calls pthread_sigmask(3). Not
-    // covered: nothing; it allocates and locks nothing.
-    unsafe { command.pre_exec(|| Ok(supervised_signals().thread_unblock()?)) }
+    // async-signal-safe calls are allowed there: it calls pthread_sigmask(3). Not covered: nothing; it
+    // allocates and locks nothing.
+    unsafe { command.pre_exec(move || Ok(blocked.thread_unblock()?)) }
 }
 
 /// Blocks until all `processes` have ended. The first that fails, or a stop signal, ends the others, by
-/// SIGKILL; it may look for up to 100 ms first whether one of them is about to fail, too.
+/// SIGKILL. If it was not killed, it may have failed for want of another one: so that one has up to 100 ms to say
+/// so, too.
 ///
-/// The parent sleeps in sigwait(3) until SIGCHLD says that a child ended. Stop signals stay
+/// The parent sleeps until SIGCHLD says that a child ended: signalfd(2), poll(2). Stop signals stay
 /// blocked afterwards (see [`block_signals`]), so that nothing cuts the clean-up short.
 ///
 /// Fails with an error that names the process (of several, the one that was killed, or else all), or with
 /// "stopped" and the [`Signal`] that asked for it, to which the error downcasts; fails as [`block_signals`] does.
 pub fn supervise(processes: impl IntoIterator<Item = Process>) -> Result<()> {
     block_signals()?;
+    let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
+    let signals = STOP_SIGNALS.into_iter().chain([Signal::SIGCHLD]).collect();
+    let signals = SignalFd::with_flags(&signals, flags).context("signalfd")?;
     let mut running: Vec<Process> = processes.into_iter().collect();
-    let mut failures = Vec::new();
+    let mut failures: Vec<Failure> = Vec::new();
     let mut deadline = None;
     loop {
-        for process in &mut running {
-            failures.extend(process.wait(Some(WaitPidFlag::WNOHANG))?);
-        }
-        running.retain(|process| !process.reaped);
-        if failures.is_empty() && running.is_empty() {
-            return Ok(());
-        }
-        if failures.is_empty() {
-            wait_for_signal()?;
-            continue;
-        }
-        // When one fails, the others may fail for want of it, and even end before it does. So whoever runs or
-        // is ending anyway may still say how, if it does not take long.
-        let now = Instant::now();
-        if now >= *deadline.get_or_insert(now + GRACE) || !running.iter().any(Process::is_busy) {
+        running.iter_mut().for_each(|process| process.wait(Some(WaitPidFlag::WNOHANG)));
+        running.retain(|process| {
+            failures.extend(process.ended.clone().and_then(Result::err));
+            process.ended.is_none()
+        });
+        if running.is_empty() || failures.iter().any(|failure| failure.is_killed) {
             break;
         }
-        std::thread::yield_now();
+        if !failures.is_empty() {
+            deadline.get_or_insert_with(|| Instant::now() + GRACE);
+        }
+        if !wait_for_signal(&signals, deadline)? {
+            break;
+        }
     }
     drop(running); // kills and reaps the others
-    // Ctrl-C goes to the children too, and one may be gone before we look at our own signals. With
-    // SIGCHLD pending sigwait(3) does not block, and it takes the lowest: the stop signals come first.
-    kill(getpid(), Signal::SIGCHLD).context("kill")?;
-    wait_for_signal()?;
-    let any_killed = failures.iter().any(|(killed, _)| *killed);
-    failures.retain(|(killed, _)| *killed == any_killed);
-    let (_, causes): (Vec<_>, Vec<_>) = failures.into_iter().unzip();
-    bail!(causes.join("; "))
+    // Ctrl-C goes to the children too, and one may be gone before we look at our own signals.
+    while wait_for_signal(&signals, Some(Instant::now()))? {}
+    let any_killed = failures.iter().any(|failure| failure.is_killed);
+    failures.retain(|failure| failure.is_killed == any_killed);
+    let causes: Vec<_> = failures.into_iter().map(|failure| failure.what).collect();
+    ensure!(causes.is_empty(), causes.join("; "));
+    Ok(())
 }
 
-/// Waits for a signal; all but SIGCHLD are an error.
-fn wait_for_signal() -> Result<()> {
-    match supervised_signals().wait().context("sigwait")? {
-        Signal::SIGCHLD => Ok(()),
-        signal => Err(Error::msg(signal).context("stopped")),
+/// Waits until the deadline for a signal; all but SIGCHLD are an error. False if none came.
+fn wait_for_signal(signals: &SignalFd, deadline: Option<Instant>) -> Result<bool> {
+    loop {
+        if let Some(info) = signals.read_signal().context("read signalfd")? {
+            return match Signal::try_from(info.ssi_signo as i32)? {
+                Signal::SIGCHLD => Ok(true),
+                signal => Err(Error::msg(signal).context("stopped")),
+            };
+        }
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        if left == Some(Duration::ZERO) {
+            return Ok(false);
+        }
+        // In whole milliseconds, rounded up.
+        let left = left.map(|left| left + Duration::from_millis(1));
+        let timeout = left.map_or(Ok(PollTimeout::NONE), PollTimeout::try_from)?;
+        match poll(&mut [PollFd::new(signals.as_fd(), PollFlags::POLLIN)], timeout) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno).context("poll"),
+        }
     }
 }
 
-fn supervised_signals() -> SigSet {
-    STOP_SIGNALS.into_iter().chain([Signal::SIGCHLD]).collect()
+/// The name of this process: the one given to [`Process::spawn`] or [`set_role`]. `None` if it has none.
+pub fn role() -> Option<String> {
+    locked(&ROLE).clone()
+}
+
+/// Names this process, where it was not started by [`Process::spawn`].
+pub fn set_role(name: &str) {
+    *locked(&ROLE) = Some(name.to_owned());
+}
+
+/// What a panic elsewhere cannot have left half done: each change is one assignment.
+fn locked<T>(mutex: &Mutex<T>) -> impl std::ops::DerefMut<Target = T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What the child does between fork and exit; returns its exit status.
 fn run_child(name: &str, parent: Pid, body: impl FnOnce() -> Result<()>) -> i32 {
     let run = || {
-        set_name(&CString::new(name)?).context("prctl PR_SET_NAME")?;
-        set_pdeathsig(Signal::SIGKILL).context("prctl PR_SET_PDEATHSIG")?;
-        // If the parent died before that call, nobody will send the signal any more.
-        if getppid() != parent {
-            bail!("the parent is gone");
-        }
-        supervised_signals().thread_unblock().context("pthread_sigmask")?;
+        prctl::set_name(&CString::new(name)?).context("prctl PR_SET_NAME")?;
+        set_role(name);
+        prctl::set_pdeathsig(Signal::SIGKILL).context("prctl PR_SET_PDEATHSIG")?;
+        // If the parent died before that call, nobody will send the signal any more. (0: it is in another pid
+        // namespace, after unshare(2), and this process cannot see it.)
+        ensure!([parent, Pid::from_raw(0)].contains(&getppid()), "the parent is gone");
+        let blocked: SigSet = std::mem::take(&mut *locked(&BLOCKED)).into_iter().collect();
+        blocked.thread_unblock().context("pthread_sigmask")?;
         body()
     };
     // A panic must not unwind into the parent's code: the child has a copy of that stack, and would go

@@ -3,7 +3,7 @@
 //! [`SharedMemory`] is the mechanism: one physical page in the address spaces of several
 //! processes (shm_open(3), mmap(2); Python's `mmap(…, tagname=…)`, which exists on Windows only).
 //! It provides no synchronisation. A [`Semaphore`] says whose turn it is, between related processes; a
-//! [`Mailbox`] passes messages between strangers who know its name.
+//! [`Writer`] and a [`Reader`] pass messages between strangers who know a name: the two ends of a mailbox.
 //!
 //! Each is a file that can be copied: `memory.rs` alone, `semaphore.rs` with it, `mailbox.rs` with both.
 
@@ -11,6 +11,6 @@ mod mailbox;
 mod memory;
 mod semaphore;
 
-pub use mailbox::{Mailbox, Message};
+pub use mailbox::{Message, Reader, Writer};
 pub use memory::{SharedMemory, unique_name};
 pub use semaphore::Semaphore;

@@ -1,66 +1,55 @@
-//! A mailbox in shared memory: one slot for a message, and two semaphores that say whose turn it is.
+//! A mailbox in shared memory: one slot for a message, from one writer to one reader.
 //!
-//! It needs `memory.rs` and `semaphore.rs` beside it.
+//! It needs `memory.rs` and `semaphore.rs` beside it. Two numbers say whose turn it is:
 //!
 //! ```text
-//!              ┌─────────────── one page ───────────────┐
-//!  writer ───▶ │ users │ length │ filled │ empty │ slot │ ───▶ reader
-//!              └────────────────────────────────────────┘
-//!  write: wait `empty`, copy in, post `filled`      read: wait `filled`, copy out, post `empty`
+//!              ┌──────────────── one page ────────────────┐
+//!  Writer ───▶ │ came │ written │ taken │ length │ slot … │ ───▶ Reader
+//!              └──────────────────────────────────────────┘
+//!  write: wait until taken = written,     copy in,  count `written`
+//!  read:  wait until taken = written - 1, copy out, count `taken` when the message is dropped
 //! ```
 //!
-//! Two processes meet at the name, in either order. Each records in the page which process it is, so
-//! that its peer can check that it is alive. Opening and closing take a short flock(2): whoever comes
-//! creates the mailbox, joins it, or removes a stale one; the last to leave unlinks the name.
+//! The two processes meet at a name, in either order. The page says who has come, and a lock says who is
+//! here: one byte of the object for each role (`F_OFD_SETLK`), which the kernel unlocks when a process dies,
+//! however it dies. Come and not here is gone. Whoever opens or leaves a mailbox first locks a third byte, the
+//! door: so each finds it as the last one left it. The last to leave unlinks the name, and whoever finds one
+//! that somebody has left already begins anew.
 //!
 //! # Hazards
 //!
-//! - A `write` into a free slot succeeds although the reader is gone; [`Mailbox::flush`] tells.
+//! - A `write` into a free slot succeeds although the reader is gone; [`Writer::flush`] tells.
 //! - Trust nothing in the page: a length is read once and checked, text is checked on the private copy.
-//! - A forked child that inherits a mailbox counts from its first `write` or `read` on: if it dies
-//!   before, only its parent can tell. A value moved into a child is dropped in the parent, which
-//!   counts as leaving until then. And once a process has written or read, a child forked afterwards
-//!   must not do the same.
-//! - Both sides must see the same /proc (the same pid namespace), and leave before they exec another
-//!   program.
+//! - It keeps the *oldest* message until that is taken. For the newest value, use [`SharedMemory::words`].
+//! - A fork copies an end, as it copies the end of a pipe: use one of the copies. A process that has used an
+//!   end leaves by dropping it or by dying; an end that was moved into a child, unused, leaves with the child.
+//! - A killed process is gone when the kernel has closed its files: after its core dump, if it makes one, and
+//!   not as long as a child lives on that has copies of them. (Those of `Process::spawn` die with it.)
 
 #![expect(unsafe_code, reason = "raw memory that others write to")]
 
-use std::cell::Cell;
 use std::io::{self, ErrorKind};
 use std::ops::Deref;
 use std::os::unix::fs::MetadataExt;
-use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::time::{Duration, Instant};
 
-use nix::fcntl::OFlag;
-use nix::libc::{LOCK_EX, LOCK_UN};
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::libc::{F_UNLCK, F_WRLCK, SEEK_SET, flock};
+use nix::sys::stat::Mode;
 
-use super::memory::{Object, RESERVED, SharedMemory, failed};
-use super::semaphore::{LEFT, PID_MASK, RawSemaphore, identity, is_alive};
+use super::memory::{Object, RESERVED, SharedMemory, failed, named};
+use super::semaphore::{Futex, deadline, left};
 
-/// A slot for one message in shared memory, from one writer to one reader.
-///
-/// Two may open it, in one process or in two. The first that writes is the writer and the first that
-/// reads is the reader, permanently.
-///
-/// A wait spins for up to 100 µs first (longer for long messages), as long as that pays, then it sleeps.
-/// With a timeout of `None` it blocks as long as it takes, also for a peer that has not come yet; a peer
-/// that has come and is gone is noticed within 250 ms.
+/// The end of a mailbox that writes. Dropping it leaves the mailbox.
 #[derive(Debug)]
-pub struct Mailbox {
-    memory: SharedMemory,
-    /// The process that opened it, and which of the two that is.
-    opener: u64,
-    seat: usize,
-    /// The roles taken through this value: writer, reader.
-    roles: [Cell<bool>; 2],
-    /// Whether a [`Message`] is outstanding.
-    held: Cell<bool>,
-    /// For each role, how many waits in a row spun in vain, or did not spin.
-    misses: [Cell<u32>; 2],
-}
+pub struct Writer(End);
+
+/// The end of a mailbox that reads. Dropping it leaves the mailbox.
+#[derive(Debug)]
+pub struct Reader(End);
 
 /// A message whose slot is still taken; dropping it frees the slot for the next one.
 ///
@@ -68,176 +57,188 @@ pub struct Mailbox {
 #[derive(Debug)]
 pub struct Message<'a> {
     bytes: Vec<u8>,
-    mailbox: &'a Mailbox,
-    reader: u32,
+    taken: &'a Futex,
+    number: u32,
 }
+
+#[derive(Debug)]
+struct End {
+    role: usize,
+    /// The process that has used this end; 0 before.
+    user: u32,
+    /// How many waits in a row spun in vain, or did not spin.
+    misses: u32,
+    // Dropped in this order: only what is closed can be left.
+    memory: SharedMemory,
+    _name: Name,
+}
+
+/// The name of a mailbox; dropping it unlinks the name if nobody is here.
+#[derive(Debug)]
+struct Name(String);
 
 /// What the page of a mailbox starts with; the slot follows.
 #[repr(C, align(64))]
 struct Header {
-    /// The two processes that opened it, see [`identity`]: 0 before they come, [`LEFT`] after they left.
-    openers: [AtomicU64; 2],
-    /// The writer and the reader, likewise. They may be children of the openers.
-    roles: [AtomicU64; 2],
+    /// Whether the writer, and whether the reader, has come.
+    came: [AtomicU32; 2],
+    /// How many messages were put into the slot, and how many of them taken out.
+    written: Futex,
+    taken: Futex,
     length: AtomicU64,
-    filled: RawSemaphore,
-    empty: RawSemaphore,
 }
 
-/// The roles, as indices.
+/// The roles, and the bytes that are locked for them.
 const WRITER: usize = 0;
 const READER: usize = 1;
 const NAMES: [&str; 2] = ["writer", "reader"];
 
-/// How often to look again where the kernel has no event to wait for.
+/// The byte that is locked by whoever is opening or leaving.
+const DOOR: usize = 2;
+
+/// How long to wait at the door, which is held for some microseconds, unless the process was stopped there.
+const DOOR_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How often to look at the door, for which the kernel has no wait with a timeout.
 const POLL_INTERVAL: Duration = Duration::from_millis(1);
 
-impl Mailbox {
-    /// Makes a mailbox for messages of up to `capacity` bytes.
+/// How long a wait sleeps before it looks whether the other side is still there.
+const LIVENESS_INTERVAL: Duration = Duration::from_millis(250);
+
+/// How long a wait spins at most before it sleeps: about what a wake-up on another CPU costs.
+const MAX_SPIN: Duration = Duration::from_micros(100);
+
+/// After so many waits without success, try spinning again.
+const RETRY_SPIN: u32 = 8192;
+
+impl Writer {
+    /// Opens the writing end of the mailbox `name`, for messages of up to `capacity` bytes.
     ///
-    /// What killed processes left under `name` is replaced. Fails with `AlreadyExists` if a mailbox of
-    /// that name is in use; otherwise as [`Mailbox::open`] and [`SharedMemory::create`] do.
-    pub fn create(name: &str, capacity: usize) -> io::Result<Mailbox> {
-        Mailbox::enter(name, Some(capacity), false)
+    /// Makes the mailbox if the reader has not, and waits for nobody. What killed processes left under that
+    /// name is replaced. Fails with `AlreadyExists` if it has a writer, or another capacity; with `TimedOut` if a
+    /// process that was stopped while opening it does not go on within a second; with `InvalidData` if
+    /// what has that name is not a mailbox; with `PermissionDenied` if it is another user's; and as
+    /// [`SharedMemory::create`] does.
+    pub fn open(name: &str, capacity: usize) -> io::Result<Writer> {
+        End::open(name, WRITER, capacity).map(Writer)
     }
 
-    /// Opens a mailbox, and waits up to `timeout` (`None`: as long as it takes) for it to be created.
+    /// Puts a message into the slot, and blocks up to `timeout` while the slot is taken. `None` blocks
+    /// indefinitely, even before the reader has come; a reader that came and is gone is noticed within 250 ms.
     ///
-    /// Fails with `TimedOut`, with `AlreadyExists` if two use it already, with `InvalidData` if the
-    /// object is not a mailbox, and with `PermissionDenied` if it is another user's.
-    pub fn open(name: &str, timeout: Option<Duration>) -> io::Result<Mailbox> {
-        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        loop {
-            match Mailbox::enter(name, None, true) {
-                Err(error) if error.kind() == ErrorKind::NotFound => {}
-                entered => return entered,
-            }
-            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-                let what = "nobody created it in time";
-                return Err(failed("open", name, ErrorKind::TimedOut, what));
-            }
-            // The kernel cannot wake us when a name appears: look again. (Not `sleep`, which frequent
-            // signals can prolong.)
-            std::thread::park_timeout(POLL_INTERVAL);
+    /// If the slot is free it does not look for the reader: use [`Writer::flush`] to confirm delivery. Before it
+    /// sleeps it spins, for up to 100 µs (longer for long messages), as long as that pays.
+    ///
+    /// Fails with `InvalidInput` if the message is longer than the capacity, with `TimedOut`, and with
+    /// `BrokenPipe` if it waits and the reader is gone.
+    pub fn write(&mut self, message: &[u8], timeout: Option<Duration>) -> io::Result<()> {
+        let end = &mut self.0;
+        if message.len() > end.capacity() {
+            let what = format!("{} bytes are more than {}", message.len(), end.capacity());
+            return Err(failed("write", end.memory.name(), ErrorKind::InvalidInput, &what));
         }
-    }
-
-    /// Creates a mailbox, or opens it if another process has; for two that start in either order.
-    ///
-    /// Fails with `AlreadyExists` also if the other one made it with another capacity; otherwise as
-    /// [`Mailbox::create`] and [`Mailbox::open`] do.
-    pub fn create_or_open(name: &str, capacity: usize) -> io::Result<Mailbox> {
-        Mailbox::enter(name, Some(capacity), true)
-    }
-
-    /// The longest message in bytes.
-    pub fn capacity(&self) -> usize {
-        self.memory.size() - size_of::<Header>()
-    }
-
-    /// Puts a message into the slot, and blocks up to `timeout` while the slot is taken.
-    ///
-    /// If the slot is free it does not look for the reader: use [`Mailbox::flush`] to confirm delivery.
-    ///
-    /// Fails with `InvalidInput` if the message is longer than the capacity, with `TimedOut`, with
-    /// `BrokenPipe` if it waits and the reader is gone, and with `AlreadyExists` if another is the writer.
-    pub fn write(&self, message: &[u8], timeout: Option<Duration>) -> io::Result<()> {
-        if message.len() > self.capacity() {
-            let what = format!("{} bytes are more than {}", message.len(), self.capacity());
-            return Err(failed("write", self.memory.name(), ErrorKind::InvalidInput, &what));
-        }
-        self.wait_turn("write", WRITER, timeout)?;
+        end.wait_turn("write", timeout)?;
         // SAFETY: the slot has room for `capacity` bytes, and no part of `message` can be in
-        // it, since nobody gets a reference into it. `empty` gave the turn to us alone. Not
-        // covered: a process that writes there without waiting for its turn; it can garble
-        // the message.
-        unsafe { self.slot().copy_from_nonoverlapping(message.as_ptr(), message.len()) };
-        header(&self.memory).length.store(message.len() as u64, Relaxed);
-        header(&self.memory).filled.post();
+        // it, since nobody gets a reference into it. The turn is ours: the reader looks at the slot only after
+        // `written` was counted. Not covered: a process that writes there without waiting for its turn; it
+        // can garble the message.
+        unsafe { end.slot().copy_from_nonoverlapping(message.as_ptr(), message.len()) };
+        let header = header(&end.memory);
+        header.length.store(message.len() as u64, Relaxed);
+        header.written.value.fetch_add(1, SeqCst);
+        header.written.wake();
         Ok(())
     }
 
     /// Blocks up to `timeout` until the reader has taken the last message out of the slot.
     ///
-    /// Fails as [`Mailbox::write`] does, but never with `InvalidInput`.
-    pub fn flush(&self, timeout: Option<Duration>) -> io::Result<()> {
-        self.wait_turn("flush", WRITER, timeout)?;
-        header(&self.memory).empty.post();
-        Ok(())
+    /// Fails as [`Writer::write`] does, but never with `InvalidInput`.
+    pub fn flush(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+        self.0.wait_turn("flush", timeout)
+    }
+}
+
+impl Reader {
+    /// Opens the reading end of the mailbox `name`; see [`Writer::open`], which does the same for the other one.
+    pub fn open(name: &str, capacity: usize) -> io::Result<Reader> {
+        End::open(name, READER, capacity).map(Reader)
     }
 
-    /// Takes the message out of the slot, and blocks up to `timeout` until there is one.
+    /// Takes the message out of the slot, and blocks up to `timeout` until there is one. The slot stays taken
+    /// until the message is dropped: so the writer's next `write` or `flush` waits until the reader is done with it.
     ///
-    /// Fails with `TimedOut`, with `BrokenPipe` if the writer is gone and left no message, with
-    /// `InvalidData` if the length in the page is impossible, with `AlreadyExists` if
-    /// another is the reader, and with `Deadlock` while this one still holds a [`Message`].
-    pub fn read(&self, timeout: Option<Duration>) -> io::Result<Vec<u8>> {
-        let bytes = self.copy_out(timeout)?;
-        header(&self.memory).empty.post();
-        Ok(bytes)
+    /// It waits as [`Writer::write`] does. Fails with `TimedOut`, with `BrokenPipe` if the writer is gone and
+    /// left no message, and with `InvalidData` if the length in the page is impossible.
+    pub fn read(&mut self, timeout: Option<Duration>) -> io::Result<Message<'_>> {
+        let end = &mut self.0;
+        end.wait_turn("read", timeout)?;
+        let header = header(&end.memory);
+        // Read once: checked and then read again, it could have changed in between.
+        let length = header.length.load(Relaxed) as usize;
+        if length > end.capacity() {
+            let what = "the length in the page is impossible";
+            return Err(failed("read", end.memory.name(), ErrorKind::InvalidData, what));
+        }
+        let mut bytes = Vec::with_capacity(length);
+        // SAFETY: `length` is at most the size of the slot and of the room in `bytes`, and all of it is
+        // initialised by the copy. The turn is ours: the writer writes only after `taken` was counted. Not
+        // covered: a process that writes without waiting for its turn; the copy may then be garbled.
+        unsafe {
+            end.slot().copy_to_nonoverlapping(bytes.as_mut_ptr(), length);
+            bytes.set_len(length);
+        }
+        Ok(Message { bytes, taken: &header.taken, number: header.taken.value.load(Relaxed) })
     }
+}
 
-    /// Like [`Mailbox::read`], but the slot stays taken until the message is dropped.
-    ///
-    /// So the writer's next `write` or `flush` blocks until the reader is done with this message.
-    pub fn hold(&self, timeout: Option<Duration>) -> io::Result<Message<'_>> {
-        let bytes = self.copy_out(timeout)?;
-        self.held.set(true);
-        Ok(Message { bytes, mailbox: self, reader: std::process::id() })
-    }
-
-    /// Makes a mailbox of this capacity, or takes the second seat if we may `join`. Fails with `NotFound` if there
-    /// is none, and we are not to make it.
-    fn enter(name: &str, capacity: Option<usize>, join: bool) -> io::Result<Mailbox> {
+impl End {
+    fn open(name: &str, role: usize, capacity: usize) -> io::Result<End> {
         let fail = |kind, what: &str| Err(failed("open", name, kind, what));
         let header_size = size_of::<Header>() as u64;
-        let wanted = capacity.map(|capacity| header_size.saturating_add(capacity as u64));
-        let flags = if wanted.is_some() { OFlag::O_CREAT } else { OFlag::empty() };
+        let wanted = header_size.saturating_add(capacity as u64);
         loop {
-            let (mut object, _) = Object::open(name, flags, RESERVED)?;
-            object.flock(LOCK_EX)?;
-            let there = object.file.metadata()?;
-            let size = there.len();
+            let object = Object::open(name, OFlag::O_CREAT, RESERVED)?;
+            lock_door(&object)?; // on any error, closing the object unlocks it
+            let there = object.metadata()?;
             if there.nlink() == 0 {
-                continue; // removed while we waited for the lock
+                continue; // unlinked while we waited
             }
-            if there.mode() & RESERVED.bits() == 0 || (1..header_size).contains(&size) {
+            if there.mode() & RESERVED.bits() == 0 || (1..header_size).contains(&there.len()) {
                 return fail(ErrorKind::InvalidData, "not a mailbox");
             }
-            // Size 0: just created, or its creator died before allocating.
-            if size == 0 {
-                let wanted = wanted.ok_or(ErrorKind::NotFound)?;
-                object.owner = Some(std::process::id());
-                object.reserve(wanted)?;
-                let memory = object.map(wanted)?;
-                header(&memory).empty.post();
-                return Mailbox::sit_down(memory, 0);
+            // Only what is looked at here is reserved here: all of it may take long.
+            let is_new = there.len() == 0;
+            let size = if is_new { wanted } else { there.len() };
+            object.reserve(header_size)?;
+            if is_new {
+                object.resize(size)?;
             }
             let memory = object.map(size)?;
-            let [first, second] = header(&memory).openers.each_ref();
-            let is_free = second.load(SeqCst) == 0;
-            match (is_alive(first), is_alive(second)) {
-                (true, _) if is_free && join && wanted.is_none_or(|wanted| wanted == size) => {
-                    return Mailbox::sit_down(memory, 1);
-                }
-                (true, other) if is_free || other => {
-                    let what = format!("it is in use, with a capacity of {}", size - header_size);
-                    return fail(ErrorKind::AlreadyExists, &what);
-                }
-                // The session has ended. Whoever still uses it needs no name to learn that.
-                _ => memory.object.unlink(),
+            let came = header(&memory).came.each_ref();
+            let here = [is_locked(&memory.object, WRITER)?, is_locked(&memory.object, READER)?];
+            let is_left = here == [false; 2] || came.map(|came| came.load(SeqCst) != 0) != here;
+            if is_left && !is_new {
+                memory.object.unlink(); // whoever still uses it needs no name to learn that
+                continue;
             }
+            if here[role] || size != wanted {
+                let (role, capacity) = (NAMES[role], size - header_size);
+                let what = format!("it has a capacity of {capacity}");
+                let what = if size == wanted { format!("it has a {role} already") } else { what };
+                return fail(ErrorKind::AlreadyExists, &what);
+            }
+            lock(&memory.object, role, F_WRLCK)?;
+            came[role].store(1, SeqCst);
+            lock(&memory.object, DOOR, F_UNLCK)?;
+            let end = End { role, user: 0, misses: 0, memory, _name: Name(name.to_owned()) };
+            end.memory.object.reserve(size)?;
+            return Ok(end);
         }
     }
 
-    /// Takes a seat, and lets go of the lock.
-    fn sit_down(mut memory: SharedMemory, seat: usize) -> io::Result<Mailbox> {
-        let opener = identity(std::process::id())?;
-        header(&memory).openers[seat].store(opener, SeqCst);
-        memory.object.owner = None; // the last opener to leave unlinks it
-        memory.object.flock(LOCK_UN)?;
-        let (roles, held, misses) = Default::default();
-        Ok(Mailbox { memory, opener, seat, roles, held, misses })
+    /// The longest message in bytes.
+    fn capacity(&self) -> usize {
+        self.memory.size() - size_of::<Header>()
     }
 
     fn slot(&self) -> *mut u8 {
@@ -245,98 +246,88 @@ impl Mailbox {
         unsafe { self.memory.pointer().add(size_of::<Header>()) }
     }
 
-    /// Takes a role on first use, so that the other side can tell whether this process is alive.
-    fn take_role(&self, role: usize) -> io::Result<()> {
-        if !self.roles[role].get() {
-            let (word, us) = (&header(&self.memory).roles[role], identity(std::process::id())?);
-            if word.compare_exchange(0, us, SeqCst, SeqCst).is_err() {
-                // Not to count as a peer that has left: somebody else may take the seat.
-                let seat = &header(&self.memory).openers[self.seat];
-                if !self.roles.iter().any(Cell::get) {
-                    let _ = seat.compare_exchange(self.opener, 0, SeqCst, SeqCst);
-                }
-                let what = format!("it already has, or had, a {}", NAMES[role]);
-                return Err(failed("attach", self.memory.name(), ErrorKind::AlreadyExists, &what));
-            }
-            self.roles[role].set(true);
+    /// Waits until the peer has counted: as the writer for `taken`, as the reader for `written`.
+    fn wait_turn(&mut self, call: &str, timeout: Option<Duration>) -> io::Result<()> {
+        if self.user == 0 {
+            self.user = std::process::id();
         }
-        Ok(())
-    }
-
-    /// Waits for `filled` as the reader, and copies the message.
-    fn copy_out(&self, timeout: Option<Duration>) -> io::Result<Vec<u8>> {
-        if self.held.get() {
-            let what = "the last message is still held: no further message can arrive";
-            return Err(failed("read", self.memory.name(), ErrorKind::Deadlock, what));
-        }
-        self.wait_turn("read", READER, timeout)?;
-        // Read once: checked and then read again, it could have changed in between.
-        let length = header(&self.memory).length.load(Relaxed) as usize;
-        if length > self.capacity() {
-            let what = "the length in the page is impossible";
-            return Err(failed("read", self.memory.name(), ErrorKind::InvalidData, what));
-        }
-        let mut bytes = Vec::with_capacity(length);
-        // SAFETY: `length` is at most the size of the slot and of the room in `bytes`, and all
-        // of it is initialised by the copy. `filled` gave the turn to us alone. Not covered:
-        // a process that writes without waiting for its turn; the copy may then be garbled.
-        unsafe {
-            self.slot().copy_to_nonoverlapping(bytes.as_mut_ptr(), length);
-            bytes.set_len(length);
-        }
-        Ok(bytes)
-    }
-
-    /// Waits as the writer for `empty`, as the reader for `filled`: the peer posts it.
-    fn wait_turn(&self, call: &str, role: usize, timeout: Option<Duration>) -> io::Result<()> {
-        self.take_role(role)?;
-        let (header, peer) = (header(&self.memory), 1 - role);
-        let semaphore = [&header.empty, &header.filled][role];
-        let spin = || {
-            // The other side may be copying a message as long as the last one.
-            let length = header.length.load(Relaxed).min(self.capacity() as u64);
-            semaphore.spin(Duration::from_nanos(length / 4), &self.misses[role])
+        let Header { written, taken, length, .. } = header(&self.memory);
+        let (counted, before) = match self.role {
+            WRITER => (taken, written.value.load(Relaxed).wrapping_sub(1)),
+            _ => (written, taken.value.load(Relaxed)),
         };
-        if semaphore.try_wait() || spin() || semaphore.wait(timeout, || self.is_gone(peer)) {
+        let has_come = || counted.value.load(SeqCst) != before;
+        if has_come() {
             return Ok(());
         }
-        let (kind, what) = match self.is_gone(peer) {
-            true => (ErrorKind::BrokenPipe, "is gone"),
-            false => (ErrorKind::TimedOut, "did not come in time"),
-        };
-        Err(failed(call, self.memory.name(), kind, &format!("the {} {what}", NAMES[peer])))
+        let deadline = deadline(timeout);
+        // Spins as long as that pays: with each miss in a row more rarely, since messages are rare, or both
+        // sides share one CPU. The other side may be copying a message as long as the last one.
+        self.misses = self.misses % RETRY_SPIN + 1;
+        if self.misses.is_power_of_two() {
+            let copying = length.load(Relaxed).min(self.capacity() as u64) / 4;
+            let end = Instant::now() + MAX_SPIN + Duration::from_nanos(copying);
+            let end = deadline.map_or(end, |deadline| deadline.min(end));
+            while Instant::now() < end {
+                // More often than it looks at the clock.
+                if (0..20).any(|_| has_come()) {
+                    self.misses = 0;
+                    return Ok(());
+                }
+                std::hint::spin_loop();
+            }
+        }
+        loop {
+            let left = left(deadline);
+            let interval = left.map_or(LIVENESS_INTERVAL, |left| left.min(LIVENESS_INTERVAL));
+            counted.sleep(before, Some(interval));
+            // In this order: what the peer counted before it left is not lost.
+            let is_gone = !has_come() && self.peer_is_gone();
+            let (kind, what) = match is_gone {
+                _ if has_come() => return Ok(()),
+                true => (ErrorKind::BrokenPipe, "is gone"),
+                false if left == Some(Duration::ZERO) => {
+                    (ErrorKind::TimedOut, "did not come in time")
+                }
+                false => continue,
+            };
+            let peer = NAMES[1 - self.role];
+            return Err(failed(call, self.memory.name(), kind, &format!("the {peer} {what}")));
+        }
     }
 
-    /// Whether whoever has this role has left or died, or nobody is left who could take it.
-    fn is_gone(&self, role: usize) -> bool {
-        let (role, opener) =
-            (&header(&self.memory).roles[role], &header(&self.memory).openers[1 - self.seat]);
-        match (role.load(SeqCst), opener.load(SeqCst)) {
-            // Nobody else came so far; without a name nobody can.
-            (0, 0) => self.memory.object.file.metadata().is_ok_and(|there| there.nlink() == 0),
-            (0, _) => !is_alive(opener),
-            _ => !is_alive(role),
+    /// Whether the peer has come and is not here, or nobody can come any more.
+    fn peer_is_gone(&self) -> bool {
+        let (object, peer) = (&self.memory.object, 1 - self.role);
+        match header(&self.memory).came[peer].load(SeqCst) {
+            0 => object.metadata().is_ok_and(|there| there.nlink() == 0),
+            _ => !is_locked(object, peer).unwrap_or(true),
         }
     }
 }
 
-impl Drop for Mailbox {
+impl Drop for End {
     fn drop(&mut self) {
-        let (header, object) = (header(&self.memory), &self.memory.object);
-        // A forked child has a copy of this value, but what its parent has taken is not its own.
-        let is_ours = |id: u64| id & PID_MASK == u64::from(std::process::id());
-        for (role, _) in header.roles.iter().zip(&self.roles).filter(|(_, taken)| taken.get()) {
-            if is_ours(role.load(Relaxed)) {
-                role.store(LEFT, SeqCst);
-            }
+        // Closing would do, unless a child has a copy. But one that has never been used here may be the child's.
+        if self.user == std::process::id() {
+            let _ = lock(&self.memory.object, self.role, F_UNLCK);
         }
-        if is_ours(self.opener) && object.flock(LOCK_EX).is_ok() {
-            let seat = &header.openers[self.seat];
-            let _ = seat.compare_exchange(self.opener, LEFT, SeqCst, SeqCst);
-            if !header.openers.iter().any(is_alive) {
-                object.unlink(); // we are the last
+    }
+}
+
+impl Drop for Name {
+    fn drop(&mut self) {
+        // Whatever has the name by now.
+        let Ok(object) = Object::open(&self.0, OFlag::empty(), Mode::empty()) else {
+            return;
+        };
+        let is_mailbox = object.metadata().is_ok_and(|it| it.mode() & RESERVED.bits() != 0);
+        if is_mailbox && lock_door(&object).is_ok() {
+            let is_free = |role| is_locked(&object, role).is_ok_and(|locked| !locked);
+            if [WRITER, READER].into_iter().all(is_free) {
+                object.unlink();
             }
-            let _ = object.flock(LOCK_UN);
+            let _ = lock(&object, DOOR, F_UNLCK);
         }
     }
 }
@@ -351,20 +342,55 @@ impl Deref for Message<'_> {
 
 impl Drop for Message<'_> {
     fn drop(&mut self) {
-        // A forked child has a copy of this value, but must not free the slot.
-        if self.reader == std::process::id() {
-            self.mailbox.held.set(false);
-            header(&self.mailbox.memory).empty.post();
+        // Counted once, also where a forked child has a copy of this value.
+        let (taken, next) = (&self.taken.value, self.number.wrapping_add(1));
+        if taken.compare_exchange(self.number, next, SeqCst, SeqCst).is_ok() {
+            self.taken.wake();
         }
     }
 }
 
 fn header(memory: &SharedMemory) -> &Header {
-    // SAFETY: the mapping is at least as long as a header (checked in `enter`),
+    // SAFETY: the mapping is at least as long as a header (checked in `open`),
     // starts at a page, and lives as long as `memory`. Every field is made of atomics, so it may change
     // under a shared reference, and any bytes are valid. Not covered: a
     // process that writes nonsense there; waits may then end early or never.
     unsafe { &*memory.pointer().cast() }
+}
+
+/// Locks the door, and waits for whoever holds it.
+fn lock_door(object: &Object) -> io::Result<()> {
+    let deadline = Instant::now() + DOOR_TIMEOUT;
+    while !lock(object, DOOR, F_WRLCK)? {
+        if Instant::now() >= deadline {
+            let what = "a process that was opening or leaving it has stopped";
+            return Err(failed("open", object.name(), ErrorKind::TimedOut, what));
+        }
+        std::thread::park_timeout(POLL_INTERVAL);
+    }
+    Ok(())
+}
+
+/// Locks one byte of the object, or unlocks it, for this descriptor and its copies. False if another has locked it.
+fn lock(object: &Object, byte: usize, kind: i32) -> io::Result<bool> {
+    match fcntl(&object.file, FcntlArg::F_OFD_SETLK(&one_byte(byte, kind))) {
+        Err(Errno::EAGAIN | Errno::EACCES) => Ok(false),
+        Err(errno) => Err(named("fcntl F_OFD_SETLK", object.name(), errno.into())),
+        Ok(_) => Ok(true),
+    }
+}
+
+/// Whether another descriptor has locked this byte.
+fn is_locked(object: &Object, byte: usize) -> io::Result<bool> {
+    let mut there = one_byte(byte, F_WRLCK);
+    let looked = fcntl(&object.file, FcntlArg::F_OFD_GETLK(&mut there));
+    looked.map_err(|errno| named("fcntl F_OFD_GETLK", object.name(), errno.into()))?;
+    Ok(there.l_type != F_UNLCK as _)
+}
+
+fn one_byte(byte: usize, kind: i32) -> flock {
+    let (l_type, l_whence) = (kind as _, SEEK_SET as _);
+    flock { l_type, l_whence, l_start: byte as _, l_len: 1, l_pid: 0 }
 }
 
 #[cfg(test)]

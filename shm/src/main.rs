@@ -43,14 +43,13 @@ fn main() -> std::process::ExitCode {
 }
 
 fn story() -> Result<()> {
-    // From here on Ctrl-C waits for `supervise`: the names would stay in /dev/shm otherwise.
+    // From here on Ctrl-C waits for `supervise`: the name would stay in /dev/shm otherwise.
     block_signals()?;
     let name = unique_name(NAME);
-    // Made once and opened by both, by its name; the semaphores have no opener, so the children
-    // inherit them.
+    // Made once and opened by both, by its name; the semaphores have none, so the children inherit them.
     let _memory = SharedMemory::create(&name, SIZE)?;
-    let empty = Semaphore::create(&unique_name(NAME), 1)?;
-    let filled = Semaphore::create(&unique_name(NAME), 0)?;
+    let empty = Semaphore::new(1)?;
+    let filled = Semaphore::new(0)?;
 
     let writer = Process::spawn("writer", || writer(&name, &empty, &filled))?;
     let reader = Process::spawn("reader", || reader(&name, &empty, &filled))?;
@@ -58,7 +57,7 @@ fn story() -> Result<()> {
 }
 
 fn writer(name: &str, empty: &Semaphore, filled: &Semaphore) -> Result<()> {
-    let mut memory = SharedMemory::open(name)?;
+    let memory = SharedMemory::open(name)?;
     for data in ["Hello", "Alpha_Panda", ""] {
         empty.wait(None)?; // instead of the article's sleep after each text
         say!("write {data:?}")?;
@@ -74,7 +73,7 @@ fn writer(name: &str, empty: &Semaphore, filled: &Semaphore) -> Result<()> {
 fn reader(name: &str, empty: &Semaphore, filled: &Semaphore) -> Result<()> {
     // Mapped once, for both directions; the article maps anew for each text, to read only. Either way it is
     // unmapped at the end of the scope, as by contextlib.closing.
-    let mut memory = SharedMemory::open(name)?;
+    let memory = SharedMemory::open(name)?;
     loop {
         filled.wait(None)?;
         let bytes = memory.read();

@@ -8,28 +8,28 @@
 //! - Never look at shared memory through `&[u8]` or `&mut [u8]`: another process may change it
 //!   at any time, and the compiler relies on it not changing. Copy bytes out, or use atomics.
 //! - Touching a page that the object does not have kills the process (SIGBUS). So its
-//!   size is checked before mapping, and its memory reserved when it is made.
-//! - The name outlives every process until it is unlinked. Dropping the creator's value does that;
-//!   after a `kill -9` of the creator it stays in /dev/shm.
+//!   size is checked before mapping, and its memory reserved when it is made or opened.
+//! - The name outlives every process until it is unlinked. Dropping the creator's value does that; after a
+//!   `kill -9` of the creator it stays in /dev/shm, until [`SharedMemory::remove`].
 
 #![expect(unsafe_code, reason = "raw memory that others write to")]
 
 use std::fs::{self, File, Metadata};
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, ErrorKind};
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::SystemTime;
 
 use memmap2::{MmapOptions, MmapRaw};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, posix_fallocate};
-use nix::libc;
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::mman::{shm_open, shm_unlink};
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::stat::Mode;
-use nix::unistd::geteuid;
+use nix::unistd::{ftruncate, geteuid};
 
 /// Memory with a name that every process of this user can map: shm_open(3), mmap(2).
 ///
@@ -52,8 +52,8 @@ pub(crate) struct Object {
     pub(crate) owner: Option<u32>,
 }
 
-/// The mode of memory that only its own protocol may touch: a semaphore, a mailbox. The sticky bit means
-/// nothing on a file, so it serves as a mark, set atomically at creation.
+/// The mode of memory that only its own protocol may touch: a mailbox. The sticky bit means nothing on a file,
+/// so it serves as a mark, set atomically at creation.
 pub(crate) const RESERVED: Mode = Mode::S_ISVTX;
 
 impl SharedMemory {
@@ -63,20 +63,37 @@ impl SharedMemory {
     /// that name (`O_EXCL`), with `StorageFull` if there is no memory left for it, and with
     /// `InvalidInput` for size 0 and for what is not a name.
     pub fn create(name: &str, size: usize) -> io::Result<SharedMemory> {
-        SharedMemory::create_with(name, size, Mode::empty())
+        let mut object = Object::open(name, OFlag::O_CREAT | OFlag::O_EXCL, Mode::empty())?;
+        object.owner = Some(std::process::id());
+        object.reserve(size as u64)?;
+        object.map(size as u64)
     }
 
-    /// Maps the whole of what another process made under `name`.
+    /// Maps the whole of what another process made under `name`, reserving what it did not.
     ///
     /// Fails with `NotFound` if there is nothing of that name, with `PermissionDenied` if it is
-    /// another user's, and with `InvalidData` if it is empty (also for a moment while it is being made), or
-    /// belongs to a semaphore or a mailbox.
+    /// another user's, with `InvalidData` if it is empty (also for a moment while it is being made) or
+    /// belongs to a mailbox, and with `StorageFull` if it was made sparse (ftruncate(2)), and there is no
+    /// memory left for the rest.
     pub fn open(name: &str) -> io::Result<SharedMemory> {
-        let (object, there) = Object::open(name, OFlag::empty(), Mode::empty())?;
+        let object = Object::open(name, OFlag::empty(), Mode::empty())?;
+        let there = object.metadata()?;
         if there.mode() & RESERVED.bits() != 0 {
             return Err(failed("shm_open", name, ErrorKind::InvalidData, "it is not plain memory"));
         }
+        if there.blocks() * 512 < there.len() {
+            object.reserve(there.len())?;
+        }
         object.map(there.len())
+    }
+
+    /// Unlinks `name`, which a killed or stopped creator left: shm_unlink(3). Existing mappings stay valid.
+    ///
+    /// Fails with `NotFound` if there is nothing of that name, and with `PermissionDenied` if it is another
+    /// user's.
+    pub fn remove(name: &str) -> io::Result<()> {
+        check_name(name)?;
+        shm_unlink(name).map_err(|errno| named("shm_unlink", name, errno.into()))
     }
 
     /// The name it was created or opened with.
@@ -91,24 +108,29 @@ impl SharedMemory {
 
     /// Copies `bytes` to the start: `mem.seek(0)`, `mem.write(…)`. What lies behind them stays.
     ///
-    /// Fails with `InvalidInput` if there are more than fit.
-    pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+    /// Word by word, atomically: whoever reads meanwhile gets a mixture. Fails with `InvalidInput` if there
+    /// are more than fit.
+    pub fn write(&self, bytes: &[u8]) -> io::Result<()> {
         if bytes.len() > self.size() {
             let what = format!("{} bytes are more than {}", bytes.len(), self.size());
             return Err(failed("write", self.name(), ErrorKind::InvalidInput, &what));
         }
-        // SAFETY: they fit; `bytes` cannot lie in the mapping, and as `self` is borrowed exclusively,
-        // neither `words` nor another thread uses it. Not covered: another process that uses it
-        // without waiting for its turn; whoever reads may then get a mixture.
-        unsafe { self.pointer().copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
+        let whole = bytes.chunks_exact(8);
+        let (rest, last) = (whole.remainder(), self.all_words().get(whole.len()));
+        for (there, bytes) in self.all_words().iter().zip(whole) {
+            there.store(word(0, bytes), Relaxed);
+        }
+        if let Some(last) = last.filter(|_| !rest.is_empty()) {
+            let _ = last.fetch_update(Relaxed, Relaxed, |old| Some(word(old, rest)));
+        }
         Ok(())
     }
 
     /// Copies all of it out: `mem.seek(0)`, `mem.read()`. Mind the NULs behind what was written.
-    pub fn read(&mut self) -> Vec<u8> {
-        let mut bytes = vec![0; self.size()];
-        // SAFETY: as in `write`.
-        unsafe { self.pointer().copy_to_nonoverlapping(bytes.as_mut_ptr(), bytes.len()) };
+    pub fn read(&self) -> Vec<u8> {
+        let words = self.all_words().iter();
+        let mut bytes: Vec<u8> = words.flat_map(|word| word.load(Relaxed).to_ne_bytes()).collect();
+        bytes.truncate(self.size());
         bytes
     }
 
@@ -118,11 +140,16 @@ impl SharedMemory {
     /// That makes a race with another process harmless to Rust, but not to the data: where more than
     /// one number at a time must be consistent, it takes a semaphore.
     pub fn words(&self) -> &[AtomicU64] {
-        // SAFETY: the mapping is `size` bytes long, starts at a page, and lives as long as
-        // `self`; the object was made or measured at that size. Atomics may change under a
+        &self.all_words()[..self.size() / 8]
+    }
+
+    /// Likewise with the remainder, and what follows it in its word.
+    fn all_words(&self) -> &[AtomicU64] {
+        // SAFETY: the mapping starts at a page, lives as long as `self`, and consists of whole pages, so also
+        // of whole words; the object was made or measured at that size. Atomics may change under a
         // shared reference. Not covered: a process that shrinks the object (SIGBUS), or writes
         // it otherwise than by whole words, atomically.
-        unsafe { std::slice::from_raw_parts(self.pointer().cast(), self.size() / 8) }
+        unsafe { std::slice::from_raw_parts(self.pointer().cast(), self.size().div_ceil(8)) }
     }
 
     /// Where it is mapped: at the start of a page.
@@ -130,73 +157,72 @@ impl SharedMemory {
         self.map.as_mut_ptr()
     }
 
-    /// Makes memory whose mode is `mode` besides 0600.
-    pub(crate) fn create_with(name: &str, size: usize, mode: Mode) -> io::Result<SharedMemory> {
-        let (mut object, _) = Object::open(name, OFlag::O_CREAT | OFlag::O_EXCL, mode)?;
-        object.owner = Some(std::process::id());
+    /// Makes memory without a name, for the processes forked from now on: memfd_create(2).
+    pub(crate) fn nameless(what: &str, size: usize) -> io::Result<SharedMemory> {
+        let file = memfd_create(what, MFdFlags::MFD_CLOEXEC);
+        let file = file.map_err(|errno| named("memfd_create", what, errno.into()))?.into();
+        let object = Object { name: what.to_owned(), file, owner: None };
         object.reserve(size as u64)?;
         object.map(size as u64)
     }
 }
 
 impl Object {
-    /// Opens an object of this user, or with `O_CREAT` makes one, still without memory.
-    pub(crate) fn open(name: &str, flags: OFlag, mode: Mode) -> io::Result<(Object, Metadata)> {
-        let rest = name.strip_prefix('/').unwrap_or_default();
-        if !(1..256).contains(&rest.len()) || rest.contains(['/', '\0']) {
-            let what = "a name is a slash, and up to 255 bytes without one";
-            return Err(failed("shm_open", name, ErrorKind::InvalidInput, what));
-        }
+    /// Opens an object of this user, or with `O_CREAT` makes one of this mode, still without memory.
+    pub(crate) fn open(name: &str, flags: OFlag, mode: Mode) -> io::Result<Object> {
+        check_name(name)?;
         let mode = Mode::S_IRUSR | Mode::S_IWUSR | mode;
         let file = shm_open(name, flags | OFlag::O_RDWR, mode).map_err(|errno| match errno {
             // Not a name that is not there yet: whoever waits for it would wait forever.
             Errno::ENOENT if !Path::new(DIRECTORY).is_dir() => Errno::ENOSYS,
             errno => errno,
         });
-        let file = File::from(file.map_err(|e| named("shm_open", name, e.into()))?);
-        let there = file.metadata().map_err(|e| named("fstat", name, e))?;
-        if there.uid() != geteuid().as_raw() {
-            let what = format!("belongs to user {}", there.uid());
+        let file = file.map_err(|errno| named("shm_open", name, errno.into()))?.into();
+        let object = Object { name: name.to_owned(), file, owner: None };
+        let owner = object.metadata()?.uid();
+        if owner != geteuid().as_raw() {
+            let what = format!("belongs to user {owner}");
             return Err(failed("shm_open", name, ErrorKind::PermissionDenied, &what));
         }
-        Ok((Object { name: name.to_owned(), file, owner: None }, there))
+        Ok(object)
     }
 
-    /// Gives a new object its memory.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What it is like now: fstat(2).
+    pub(crate) fn metadata(&self) -> io::Result<Metadata> {
+        self.file.metadata().map_err(|error| named("fstat", &self.name, error))
+    }
+
+    /// Gives the first `size` bytes their memory, and makes the object at least as long.
     pub(crate) fn reserve(&self, size: u64) -> io::Result<()> {
-        // Beyond the limit on files (ulimit -f) the call would kill us with SIGXFSZ.
-        let (limit, _) = getrlimit(Resource::RLIMIT_FSIZE)?;
-        let length = i64::try_from(size).ok().filter(|_| size <= limit).ok_or(Errno::EFBIG);
         loop {
             // Unlike ftruncate(2) this reserves the memory: with none left it fails here, and not
             // with SIGBUS at the first touch.
-            match length.and_then(|length| posix_fallocate(&self.file, 0, length)) {
+            match within_limit(size).and_then(|size| posix_fallocate(&self.file, 0, size)) {
                 Err(Errno::EINTR) => {}
                 done => return done.map_err(|e| named("posix_fallocate", &self.name, e.into())),
             }
         }
     }
 
-    /// Maps all `size` bytes of it.
-    pub(crate) fn map(self, size: u64) -> io::Result<SharedMemory> {
-        if size == 0 {
-            return Err(failed("mmap", &self.name, ErrorKind::InvalidData, "it is empty"));
-        }
-        let map = MmapOptions::new().len(size as usize).map_raw(&self.file);
-        let map = map.map_err(|e| named("mmap", &self.name, e))?;
-        Ok(SharedMemory { map, object: self })
+    /// Makes it `size` bytes long, without reserving them: ftruncate(2).
+    pub(crate) fn resize(&self, size: u64) -> io::Result<()> {
+        let resized = within_limit(size).and_then(|size| ftruncate(&self.file, size));
+        resized.map_err(|errno| named("ftruncate", &self.name, errno.into()))
     }
 
-    /// flock(2). `LOCK_EX` blocks while another process holds the lock; `LOCK_UN` ends it also where a forked
-    /// child has a copy of the descriptor, for which closing ours is not enough.
-    pub(crate) fn flock(&self, operation: i32) -> io::Result<()> {
-        // SAFETY: takes no pointer.
-        while unsafe { libc::flock(self.file.as_raw_fd(), operation) } != 0 {
-            if Errno::last() != Errno::EINTR {
-                return Err(named("flock", &self.name, Errno::last().into()));
-            }
+    /// Maps all `size` bytes of it.
+    pub(crate) fn map(self, size: u64) -> io::Result<SharedMemory> {
+        let length = usize::try_from(size).unwrap_or(usize::MAX);
+        if length == 0 {
+            return Err(failed("mmap", &self.name, ErrorKind::InvalidData, "it is empty"));
         }
-        Ok(())
+        let map = MmapOptions::new().len(length).map_raw(&self.file);
+        let map = map.map_err(|e| named("mmap", &self.name, e))?;
+        Ok(SharedMemory { map, object: self })
     }
 
     /// Unlinks the name, unless somebody has unlinked it before and made another.
@@ -204,7 +230,7 @@ impl Object {
         // stat rather than open: there may be no descriptor left.
         let there = fs::symlink_metadata(Path::new(DIRECTORY).join(&self.name[1..]));
         let id = |file: io::Result<Metadata>| file.map(|file| (file.dev(), file.ino())).ok();
-        if id(there).is_some_and(|there| id(self.file.metadata()) == Some(there)) {
+        if id(there).is_some_and(|there| id(self.metadata()) == Some(there)) {
             let _ = shm_unlink(&*self.name);
         }
     }
@@ -222,7 +248,31 @@ impl Drop for Object {
 /// A name that nobody can guess, since all users of a machine share the names: "/cnblogs" gives
 /// "/cnblogs-0123456789abcdef". It makes nothing.
 pub fn unique_name(prefix: &str) -> String {
-    format!("{prefix}-{:016x}", RandomState::new().hash_one(()))
+    // A forked child has a copy of its parent's random numbers, but not its process id.
+    let id = RandomState::new().hash_one((std::process::id(), SystemTime::now()));
+    format!("{prefix}-{id:016x}")
+}
+
+/// A word that starts with `bytes`, and goes on as `old` does.
+fn word(old: u64, bytes: &[u8]) -> u64 {
+    let mut word = old.to_ne_bytes();
+    word[..bytes.len()].copy_from_slice(bytes);
+    u64::from_ne_bytes(word)
+}
+
+fn check_name(name: &str) -> io::Result<()> {
+    let rest = name.strip_prefix('/').unwrap_or_default();
+    if !(1..256).contains(&rest.len()) || rest.contains(['/', '\0']) {
+        let what = "a name is a slash, and up to 255 bytes without one";
+        return Err(failed("shm_open", name, ErrorKind::InvalidInput, what));
+    }
+    Ok(())
+}
+
+/// Beyond the limit on files (`ulimit -f`), making a file longer would kill this process with SIGXFSZ.
+fn within_limit(size: u64) -> nix::Result<i64> {
+    let (limit, _) = getrlimit(Resource::RLIMIT_FSIZE)?;
+    i64::try_from(size).ok().filter(|_| size <= limit).ok_or(Errno::EFBIG)
 }
 
 /// Names the call that failed and its object.

@@ -21,7 +21,7 @@ pub fn run() -> Result<()> {
     say!("without a semaphore: {without} of {all} counts, {} lost", all - without)?;
 
     // A semaphore with the value 1: one process at a time.
-    let mutex = Semaphore::create(&unique_name(NAME), 1)?;
+    let mutex = Semaphore::new(1)?;
     let with = race(Some(&mutex))?;
     say!("with a semaphore:    {with} of {all} counts")?;
     ensure!(with == all, "the semaphore let two processes in at a time");

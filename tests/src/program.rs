@@ -1,60 +1,30 @@
 //! Runs the real programs as a user would, and looks at what they leave behind.
 
-// Every test file compiles this module for itself and uses a part of it.
-#![allow(dead_code)]
-
-use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::mem::{replace, take};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::LazyLock;
-use std::time::{Duration, Instant};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::thread;
 
-use libtest_mimic::{Arguments, Trial};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, kill, killpg, sigaction};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, geteuid};
 use tempfile::TempDir;
 
-/// Checks and their names, for [`run_checks`].
-#[allow(unused_macros)]
-macro_rules! checks {
-    ($($check:ident),* $(,)?) => { vec![$((stringify!($check), $check as fn())),*] };
-}
-
-thread_local! {
-    /// The check that runs, where all run on the main thread.
-    static CHECK: Cell<&'static str> = const { Cell::new("") };
-}
-
-/// Runs the checks of a test that forks (`harness = false`), one after the other on the main thread:
-/// libtest's threads would make every fork refuse. Takes libtest's arguments, and ends the program.
-pub fn run_checks(checks: Vec<(&'static str, fn())>) -> ! {
-    let mut args = Arguments::from_args();
-    stop_signals_as_usual().unwrap();
-    args.test_threads = Some(1);
-    let trial = |(name, check): (&'static str, fn())| {
-        Trial::test(name, move || {
-            CHECK.set(name);
-            check();
-            Ok(())
-        })
-    };
-    libtest_mimic::run(&args, checks.into_iter().map(trial).collect()).exit()
-}
-
-/// Far more than anything here takes; a test that gets there has found a hang.
-const TOO_LONG: Duration = Duration::from_secs(60);
+use crate::{TOO_LONG, list, readme_shows, temp_dir, wait_for};
 
 /// What a program printed, and how it ended.
 pub struct Finished {
+    /// How it ended.
     pub status: ExitStatus,
+    /// What it printed.
     pub stdout: String,
+    /// What it printed to stderr.
     pub stderr: String,
 }
 
@@ -83,7 +53,8 @@ impl Finished {
     }
 }
 
-/// A program in a process group and a temporary directory of its own.
+/// A program in a process group and a temporary directory of its own. It is killed if it takes [`TOO_LONG`], so no
+/// test waits forever for its output.
 pub struct Program {
     child: Child,
     temp: Option<TempDir>,
@@ -92,6 +63,8 @@ pub struct Program {
     printed: String,
     stderr: File,
     shm_before: Vec<String>,
+    /// Closed when the program is done with.
+    _watchdog: Sender<()>,
 }
 
 /// Runs a program to its end.
@@ -113,7 +86,7 @@ pub fn program(exe: &str, args: &[&str]) -> Command {
 }
 
 /// Under nohup, and in the background of a script, stop signals are ignored, and the programs respect that.
-fn stop_signals_as_usual() -> std::io::Result<()> {
+pub(crate) fn stop_signals_as_usual() -> std::io::Result<()> {
     for signal in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM] {
         let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
         #[expect(unsafe_code, reason = "there is no safe way")]
@@ -143,7 +116,7 @@ pub fn program_of_nobody(exe: &str, args: &[&str]) -> Option<(Command, TempDir)>
 /// Makes a file that of a user who owns nothing else. False if we may not: only root may, and not in a user
 /// namespace that has no such user.
 pub fn give_to_nobody(path: &Path) -> bool {
-    std::os::unix::fs::chown(path, Some(NOBODY), None).is_ok()
+    geteuid().is_root() && chown(path, Some(NOBODY), None).is_ok()
 }
 
 const NOBODY: u32 = 65534;
@@ -191,6 +164,13 @@ impl Program {
             .unwrap();
         // The command keeps our copies of the writing ends open, and the readers would wait.
         command.stdout(Stdio::null()).stderr(Stdio::null());
+        let (watchdog, done) = channel();
+        let group = Pid::from_raw(child.id() as i32);
+        thread::spawn(move || {
+            if done.recv_timeout(TOO_LONG) == Err(RecvTimeoutError::Timeout) {
+                let _ = killpg(group, Signal::SIGKILL);
+            }
+        });
         Program {
             child,
             temp: Some(temp),
@@ -198,9 +178,11 @@ impl Program {
             printed: String::new(),
             stderr,
             shm_before,
+            _watchdog: watchdog,
         }
     }
 
+    /// The first process, which is also the process group.
     pub fn pid(&self) -> Pid {
         Pid::from_raw(self.child.id() as i32)
     }
@@ -273,7 +255,7 @@ impl Program {
         });
         let status = self.child.wait().unwrap();
         wait_for("the process group to end", &mut || !group_runs(self.pid()));
-        // Other tests make shared memory at the same time, but it goes away again.
+        // Other tests make shared memory of these names at the same time, but it goes away again.
         let mut new = shm_names().into_iter().filter(|name| !self.shm_before.contains(name));
         if status.signal() != Some(Signal::SIGKILL as i32) {
             new.by_ref().for_each(|name| {
@@ -331,9 +313,11 @@ fn group_runs(group: Pid) -> bool {
     })
 }
 
-/// The names in /dev/shm, which may be missing.
+/// The names in /dev/shm, which may be missing, that the programs may have made.
 fn shm_names() -> Vec<String> {
-    if Path::new("/dev/shm").is_dir() { list("/dev/shm") } else { Vec::new() }
+    let mut names = if Path::new("/dev/shm").is_dir() { list("/dev/shm") } else { Vec::new() };
+    names.retain(|name| name.starts_with("cnblogs"));
+    names
 }
 
 /// The files of POSIX shared memory that a process has open.
@@ -342,16 +326,6 @@ fn shared_memory(pid: Pid) -> BTreeSet<PathBuf> {
     let fds = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
     let files = fds.flat_map(|fd| fs::read_link(fd.path()));
     files.filter(|file| file.starts_with("/dev/shm")).collect()
-}
-
-/// Waits for a condition that nothing can wake us for.
-#[track_caller]
-pub fn wait_for(what: &str, condition: &mut dyn FnMut() -> bool) {
-    let start = Instant::now();
-    while !condition() {
-        assert!(start.elapsed() < TOO_LONG, "waited too long for {what}");
-        std::thread::yield_now();
-    }
 }
 
 /// The name that a process has in ps.
@@ -381,184 +355,6 @@ pub fn waits_in(pid: Pid, call: i64) -> bool {
 /// "running", or the number of the system call that a process sleeps in, and its arguments.
 fn system_call(pid: Pid) -> String {
     fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap_or_default()
-}
-
-/// The names in a directory.
-pub fn list(dir: impl AsRef<Path>) -> Vec<String> {
-    let entries = fs::read_dir(dir).unwrap();
-    let name = |entry: std::io::Result<fs::DirEntry>| entry.unwrap().file_name();
-    entries.map(|entry| name(entry).into_string().unwrap()).collect()
-}
-
-/// A directory that only this user may enter, removed with all that is in it.
-#[track_caller]
-pub fn temp_dir() -> TempDir {
-    let mut parent = std::env::temp_dir();
-    // The path of a Unix socket in it must not be longer than 107 bytes.
-    if !parent.is_dir() || parent.as_os_str().len() > 64 {
-        parent = "/tmp".into();
-    }
-    let private = fs::Permissions::from_mode(0o700);
-    tempfile::Builder::new().prefix("ipc-").permissions(private).tempdir_in(parent).unwrap()
-}
-
-/// The five mechanisms.
-pub const PACKAGES: [&str; 5] = ["pipe", "fifo", "queue", "shm", "socket"];
-
-/// The READMEs in one language: where it is, and its text. The first page, and one for each mechanism.
-pub type Pages = Vec<(PathBuf, String)>;
-
-pub static ENGLISH: LazyLock<Pages> = LazyLock::new(|| pages("README.md"));
-pub static CHINESE: LazyLock<Pages> = LazyLock::new(|| pages("README.zh-CN.md"));
-
-fn pages(name: &str) -> Pages {
-    let page = |folder| {
-        let path = root().join(folder).join(name);
-        let text = fs::read_to_string(&path).unwrap();
-        (path, text)
-    };
-    [""].into_iter().chain(PACKAGES).map(page).collect()
-}
-
-/// All of them.
-pub fn readmes() -> impl Iterator<Item = &'static str> {
-    ENGLISH.iter().chain(CHINESE.iter()).map(|(_, text)| text.as_str())
-}
-
-/// The fenced blocks of a README: the language, and the text.
-pub fn blocks(readme: &str) -> Vec<(&str, &str)> {
-    let fenced = readme.split("```").skip(1).step_by(2);
-    fenced.map(|block| block.split_once('\n').unwrap()).collect()
-}
-
-/// The block of this kind that starts like this, of any page in English.
-#[track_caller]
-pub fn block(kind: &str, start: &str) -> &'static str {
-    let found = all_blocks(kind, start).next();
-    found.unwrap_or_else(|| panic!("no README has a {kind} block that starts with {start}"))
-}
-
-/// All blocks of this kind that start like this.
-pub fn all_blocks(kind: &str, start: &str) -> impl Iterator<Item = &'static str> {
-    let pages = ENGLISH.iter().flat_map(|(_, text)| blocks(text));
-    pages
-        .filter(move |(other, text)| *other == kind && text.starts_with(start))
-        .map(|(_, text)| text)
-}
-
-/// The folder of the workspace.
-pub fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
-}
-
-/// The console blocks of a README: the command, and what is shown below it.
-pub fn console_blocks(readme: &str) -> Vec<(&str, &str)> {
-    let console = blocks(readme).into_iter().filter(|(language, _)| *language == "console");
-    console.map(|(_, text)| text.strip_prefix("$ ").unwrap().split_once('\n').unwrap()).collect()
-}
-
-/// A command that a README shows: the variables it sets, the package, and its arguments.
-pub type Shown<'a> = (Vec<(&'a str, &'a str)>, &'a str, Vec<&'a str>);
-
-/// Takes `[VARIABLE=value] cargo run -q -p PACKAGE [ARGUMENT…]` apart.
-pub fn parse_command(command: &str) -> Option<Shown<'_>> {
-    let words: Vec<_> = command.split(' ').collect();
-    let variables: Vec<_> = words.iter().map_while(|word| word.split_once('=')).collect();
-    match words[variables.len()..] {
-        ["cargo", "run", "-q", "-p", package, ref args @ ..] => {
-            Some((variables, package, args.to_vec()))
-        }
-        _ => None,
-    }
-}
-
-/// Runs the commands of one package that the READMEs show, and compares what they print; all but
-/// those that have a test of their own.
-#[track_caller]
-pub fn check_console_blocks(exe: &str, package: &str, own_test: &[&str]) {
-    for (command, shown) in readmes().flat_map(console_blocks) {
-        let (variables, of, args) = parse_command(command).unwrap();
-        if of != package || own_test.contains(&command) {
-            continue;
-        }
-        let printed = run(program(exe, &args).envs(variables)).succeeded();
-        let same = same_each_time(command, &printed) == same_each_time(command, shown);
-        assert!(same, "a README shows for '{command}':\n{shown}\nbut it printed:\n{printed}");
-    }
-}
-
-/// What a README shows below `$ command`.
-pub fn readme_shows(command: &str) -> String {
-    let shown = readmes().flat_map(console_blocks).find(|(shown, _)| *shown == command);
-    shown.unwrap_or_else(|| panic!("no README shows '$ {command}'")).1.to_owned()
-}
-
-/// The commands whose output differs from run to run, and only in its numbers.
-const VARYING: [&str; 4] = [
-    "IPC_LOG=time cargo run -q -p pipe",
-    "cargo run -q -p queue workers",
-    "cargo run -q -p shm isolation",
-    "cargo run -q -p shm race",
-];
-
-/// What a command prints, without what differs from run to run.
-fn same_each_time(command: &str, printed: &str) -> String {
-    if VARYING.contains(&command) { normalised(printed) } else { printed.to_owned() }
-}
-
-/// Makes one sign of each number and each address, and one space of several.
-pub fn normalised(text: &str) -> String {
-    let mut result = String::new();
-    let mut rest = text;
-    while let Some(first) = rest.chars().next() {
-        let hex = rest.strip_prefix("0x");
-        rest = if let Some(hex) = hex {
-            result.push_str("0x#");
-            hex.trim_start_matches(|digit: char| digit.is_ascii_hexdigit())
-        } else if first.is_ascii_digit() {
-            result.push('#');
-            rest.trim_start_matches(|digit: char| digit.is_ascii_digit())
-        } else if first == ' ' {
-            result.push(' ');
-            rest.trim_start_matches(' ')
-        } else {
-            result.push(first);
-            &rest[first.len_utf8()..]
-        };
-    }
-    result
-}
-
-/// The numbers in a text.
-pub fn numbers(text: &str) -> Vec<u64> {
-    let parts = text.split(|char: char| !char.is_ascii_digit());
-    parts.flat_map(|part| part.parse()).collect()
-}
-
-/// Says that a test did not run, where cargo shows it (libtest hides what a test prints).
-pub fn skip(why: &str) {
-    let thread = std::thread::current();
-    let test = thread.name().filter(|name| *name != "main").unwrap_or(CHECK.get());
-    let line = format!("SKIPPED {test}: {why}\n");
-    std::io::stderr().write_all(line.as_bytes()).unwrap();
-}
-
-/// Whether a command can be run here.
-pub fn has(command: &str) -> bool {
-    let status = Command::new(command).arg("--version").output();
-    status.is_ok_and(|output| output.status.success())
-}
-
-/// Whether strace is here, and may trace.
-pub fn can_trace() -> bool {
-    let status = Command::new("strace").args(["-o", "/dev/null", "true"]).output();
-    status.is_ok_and(|output| output.status.success())
-}
-
-/// Whether cargo has this subcommand here.
-pub fn has_cargo(subcommand: &str) -> bool {
-    let status = Command::new(env!("CARGO")).args([subcommand, "--version"]).output();
-    status.is_ok_and(|output| output.status.success())
 }
 
 /// Checks a story: `times` runs at once, each printing just what the README shows.
