@@ -14,7 +14,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use common::{Process, say, supervise};
+use common::{Process, say, set_role, supervise};
 
 use crate::{REPLIES, REQUESTS, fifos, read};
 
@@ -26,6 +26,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(1);
 
 /// Runs one role as a child, so that the parent can clean up however it ends.
 pub fn run(role: &str, dir: &Path) -> Result<()> {
+    set_role(role);
     // Also for the producer: in a directory that does not exist it would wait forever.
     let here = dir.join(".");
     let here = File::open(&here).with_context(|| format!("open {}", here.display()))?;

@@ -15,6 +15,7 @@ use crate::channel::{consumer, failed, producer};
 
 /// The consumer in a terminal of its own: a child, so that the parent can clean up however it ends.
 pub fn consume() -> Result<()> {
+    set_role("consumer");
     block_signals()?;
     // The library makes a directory with what the umask leaves of mode 0777, and panics where it cannot. So it
     // is to make it in one that is there, and that goes with this process.
@@ -35,7 +36,7 @@ pub fn consume() -> Result<()> {
 
 /// The producer in a terminal of its own.
 pub fn produce(name: &str) -> Result<()> {
-    set_role("producer")?;
+    set_role("producer");
     check(name.as_ref())?;
     let consumer = IpcSender::connect(name.to_owned());
     let consumer = consumer.with_context(|| format!("connect {name}"))?;

@@ -196,6 +196,7 @@ impl End {
         let fail = |kind, what: &str| Err(failed("open", name, kind, what));
         let header_size = size_of::<Header>() as u64;
         let wanted = header_size.saturating_add(capacity as u64);
+        let on_error = Name(name.to_owned());
         loop {
             let object = Object::open(name, OFlag::O_CREAT, RESERVED)?;
             lock_door(&object)?; // on any error, closing the object unlocks it
@@ -230,7 +231,7 @@ impl End {
             lock(&memory.object, role, F_WRLCK)?;
             came[role].store(1, SeqCst);
             lock(&memory.object, DOOR, F_UNLCK)?;
-            let end = End { role, user: 0, misses: 0, memory, _name: Name(name.to_owned()) };
+            let end = End { role, user: 0, misses: 0, memory, _name: on_error };
             end.memory.object.reserve(size)?;
             return Ok(end);
         }
@@ -395,63 +396,63 @@ fn one_byte(byte: usize, kind: i32) -> flock {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{memory::unique_name, semaphore::PID_BITS};
+    use super::super::memory::unique_name;
     use super::*;
     use std::path::Path;
     use std::thread;
 
     const SOON: Option<Duration> = Some(Duration::from_millis(2));
+    const LATE: Option<Duration> = Some(Duration::from_secs(60));
 
     fn exists(name: &str) -> bool {
         Path::new("/dev/shm").join(&name[1..]).exists()
     }
 
+    fn both(name: &str, capacity: usize) -> (Writer, Reader) {
+        (Writer::open(name, capacity).unwrap(), Reader::open(name, capacity).unwrap())
+    }
+
+    /// What both ends answer to a name.
+    fn refused(name: &str, capacity: usize) -> [io::Error; 2] {
+        let reader = Reader::open(name, capacity).unwrap_err();
+        [Writer::open(name, capacity).unwrap_err(), reader]
+    }
+
     #[test]
     fn what_is_not_a_mailbox_is_refused() {
         let name = unique_name("/cnblogs");
-        let error = Mailbox::open(&name, SOON).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::TimedOut);
         for size in [8, 4096] {
             let there = SharedMemory::create(&name, size).unwrap();
             there.words()[0].store(7, Relaxed);
-            for error in [
-                Mailbox::open(&name, None).unwrap_err(),
-                Mailbox::create(&name, 16).unwrap_err(),
-                Mailbox::create_or_open(&name, 16).unwrap_err(),
-            ] {
+            for error in refused(&name, 16) {
                 assert_eq!(error.to_string(), format!("open {name}: not a mailbox"));
             }
             assert_eq!(there.words()[0].load(Relaxed), 7);
         }
         // And the other way round: the live slot is not plain memory.
-        let _mailbox = Mailbox::create(&name, 16).unwrap();
+        let _writer = Writer::open(&name, 16).unwrap();
         let error = SharedMemory::open(&name).unwrap_err();
         assert_eq!(error.to_string(), format!("shm_open {name}: it is not plain memory"));
     }
 
-    /// What a maker leaves that was killed before it was done, and what two users leave.
+    /// What a process leaves that was killed before it had made the mailbox, and later.
     #[test]
-    fn open_never_sees_a_half_initialised_mailbox() {
+    fn what_killed_processes_left_is_replaced() {
         let name = unique_name("/cnblogs");
-        let leavings = |size: u64, user: u64| {
+        for (size, came) in [(0, [0, 0]), (64, [0, 0]), (4096, [1, 0]), (4096, [1, 1])] {
             let flags = OFlag::O_CREAT | OFlag::O_EXCL;
-            let (object, _) = Object::open(&name, flags, RESERVED).unwrap();
+            let object = Object::open(&name, flags, RESERVED).unwrap();
             if size > 0 {
                 object.reserve(size).unwrap();
                 let memory = object.map(size).unwrap();
-                memory.words()[0].store(user, Relaxed);
+                let header = header(&memory);
+                header.came.iter().zip(came).for_each(|(word, came)| word.store(came, SeqCst));
+                header.written.value.store(5, SeqCst);
             }
-        };
-        // A process id that is in use, with the start of another process.
-        let dead = 1 << PID_BITS | u64::from(std::process::id());
-        for (size, user) in [(0, 0), (4096, 0), (4096, dead), (4096, LEFT)] {
-            leavings(size, user);
-            assert_eq!(Mailbox::open(&name, SOON).unwrap_err().kind(), ErrorKind::TimedOut);
-            let creator = Mailbox::create(&name, 16).unwrap();
-            let opener = Mailbox::open(&name, SOON).unwrap();
-            creator.write(b"Hello", SOON).unwrap();
-            assert_eq!(opener.read(SOON).unwrap(), b"Hello");
-            drop((creator, opener));
+            let (mut writer, mut reader) = both(&name, 16);
+            writer.write(b"Hello", SOON).unwrap();
+            assert_eq!(*reader.read(SOON).unwrap(), *b"Hello");
+            drop((writer, reader));
             assert!(!exists(&name));
         }
     }
@@ -459,10 +460,10 @@ mod tests {
     #[test]
     fn messages_go_through_one_by_one() {
         let name = unique_name("/cnblogs");
-        let writer = Mailbox::create(&name, 1024).unwrap();
+        let mut writer = Writer::open(&name, 1024).unwrap();
         let reader = thread::spawn(move || {
-            let mailbox = Mailbox::open(&name, None).unwrap();
-            (0..10_000u32).all(|i| mailbox.read(None).unwrap() == vec![i as u8; i as usize % 1025])
+            let mut reader = Reader::open(&name, 1024).unwrap();
+            (0..10_000u32).all(|i| *reader.read(None).unwrap() == *vec![i as u8; i as usize % 1025])
         });
         for i in 0..10_000u32 {
             writer.write(&vec![i as u8; i as usize % 1025], None).unwrap();
@@ -470,139 +471,171 @@ mod tests {
         assert!(reader.join().unwrap());
     }
 
-    /// The same with one mapping, where ThreadSanitizer sees both sides at the same address.
-    #[test]
-    fn the_protocol_has_no_data_race() {
-        struct Both(Mailbox);
-        // SAFETY: one thread only writes and the other only reads, so each uses its own cells; the
-        // header is made to be shared. Not covered: more than two threads.
-        unsafe impl Sync for Both {}
-        let both = &Both(Mailbox::create(&unique_name("/cnblogs"), 1024).unwrap());
-        thread::scope(|scope| {
-            scope.spawn(move || {
-                let Both(mailbox) = both;
-                (0..2000u32)
-                    .for_each(|i| mailbox.write(&vec![i as u8; i as usize % 1025], None).unwrap());
-            });
-            for i in 0..2000u32 {
-                let Both(mailbox) = both;
-                assert!(*mailbox.hold(None).unwrap() == *vec![i as u8; i as usize % 1025]);
-            }
-        });
-    }
-
     #[test]
     fn flush_waits_until_the_slot_is_free() {
-        let name = unique_name("/cnblogs");
-        let writer = Mailbox::create(&name, 16).unwrap();
-        let reader = Mailbox::open(&name, None).unwrap();
+        let (mut writer, mut reader) = both(&unique_name("/cnblogs"), 16);
+        writer.flush(SOON).unwrap();
         writer.write(b"Hello", None).unwrap();
-        let held = reader.hold(None).unwrap();
+        let held = reader.read(None).unwrap();
         assert_eq!(*held, *b"Hello");
         assert_eq!(writer.flush(SOON).unwrap_err().kind(), ErrorKind::TimedOut);
         assert_eq!(writer.write(b"x", SOON).unwrap_err().kind(), ErrorKind::TimedOut);
         drop(held);
         writer.flush(None).unwrap();
+        writer.flush(SOON).unwrap();
         writer.write(b"", None).unwrap();
-        assert_eq!(reader.read(None).unwrap(), b"");
+        assert_eq!(*reader.read(None).unwrap(), *b"");
         assert_eq!(reader.read(SOON).unwrap_err().kind(), ErrorKind::TimedOut);
     }
 
     #[test]
+    fn the_counts_may_come_round() {
+        let (mut writer, mut reader) = both(&unique_name("/cnblogs"), 16);
+        for count in [&header(&writer.0.memory).written, &header(&writer.0.memory).taken] {
+            count.value.store(u32::MAX - 1, SeqCst);
+        }
+        for i in 0..4 {
+            writer.write(&[i], SOON).unwrap();
+            assert_eq!(writer.flush(SOON).unwrap_err().kind(), ErrorKind::TimedOut);
+            assert_eq!(*reader.read(SOON).unwrap(), [i]);
+            assert_eq!(reader.read(SOON).unwrap_err().kind(), ErrorKind::TimedOut);
+        }
+    }
+
+    #[test]
     fn a_peer_that_is_gone_is_noticed() {
-        let (name, late) = (unique_name("/cnblogs"), Some(Duration::from_secs(60)));
-        let writer = Mailbox::create(&name, 16).unwrap();
-        let reader = Mailbox::open(&name, None).unwrap();
-        writer.write(b"last words", late).unwrap();
+        let name = unique_name("/cnblogs");
+        let (mut writer, mut reader) = both(&name, 16);
+        writer.write(b"last words", LATE).unwrap();
         drop(writer);
-        assert_eq!(reader.read(late).unwrap(), b"last words");
-        let error = reader.read(late).unwrap_err();
+        assert_eq!(*reader.read(LATE).unwrap(), *b"last words");
+        let error = reader.read(LATE).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::BrokenPipe);
         assert_eq!(error.to_string(), format!("read {name}: the writer is gone"));
 
-        let writer = Mailbox::create(&name, 16).unwrap();
-        let reader = Mailbox::open(&name, None).unwrap();
-        writer.write(b"Hello", late).unwrap();
-        reader.read(late).unwrap();
+        let (mut writer, mut reader) = both(&name, 16);
+        writer.write(b"Hello", LATE).unwrap();
+        reader.read(LATE).unwrap();
         drop(reader);
         // Like a pipe, the slot takes what nobody will read; but nobody waits forever.
-        writer.write(b"Anyone?", late).unwrap();
-        let error = writer.flush(late).unwrap_err();
+        writer.write(b"Anyone?", LATE).unwrap();
+        let error = writer.flush(LATE).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::BrokenPipe);
         assert_eq!(error.to_string(), format!("flush {name}: the reader is gone"));
+        drop(writer);
+
+        // Before its first message, too.
+        let (writer, mut reader) = both(&name, 16);
+        drop(writer);
+        assert_eq!(reader.read(LATE).unwrap_err().kind(), ErrorKind::BrokenPipe);
+        drop(reader);
+        let (mut writer, reader) = both(&name, 16);
+        drop(reader);
+        writer.write(b"Anyone?", LATE).unwrap();
+        assert_eq!(writer.flush(LATE).unwrap_err().kind(), ErrorKind::BrokenPipe);
     }
 
+    /// Whoever polls may look in the moment between the last message and the leaving.
     #[test]
-    fn each_role_is_taken_once() {
+    fn what_the_peer_did_before_it_left_is_not_lost() {
         let name = unique_name("/cnblogs");
-        let mailbox = Mailbox::create(&name, 16).unwrap();
-        let other = Mailbox::open(&name, None).unwrap();
-        mailbox.write(b"Hello", None).unwrap();
-        let error = other.write(b"me too", None).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::AlreadyExists);
-        assert_eq!(mailbox.read(None).unwrap(), b"Hello"); // both roles, as a test may
-    }
-
-    #[test]
-    fn either_side_may_come_first_and_the_last_one_unlinks() {
-        let name = unique_name("/cnblogs");
-        let first = Mailbox::create_or_open(&name, 16).unwrap();
-        let error = Mailbox::create_or_open(&name, 17).unwrap_err();
-        assert_eq!(error.to_string(), format!("open {name}: it is in use, with a capacity of 16"));
-        let second = Mailbox::create_or_open(&name, 16).unwrap();
-        for third in [Mailbox::create(&name, 16), Mailbox::open(&name, SOON)] {
-            assert_eq!(
-                third.unwrap_err().to_string(),
-                format!("open {name}: it is in use, with a capacity of 16")
-            );
+        for _ in 0..1000 {
+            let (mut writer, mut reader) = both(&name, 16);
+            let poll = |result: io::Result<()>| match result {
+                Err(error) if error.kind() == ErrorKind::TimedOut => false,
+                result => result.map(|()| true).unwrap(),
+            };
+            thread::scope(|scope| {
+                scope.spawn(move || writer.write(b"last words", None).unwrap());
+                while !poll(
+                    reader.read(Some(Duration::ZERO)).map(|last| assert_eq!(*last, *b"last words")),
+                ) {}
+            });
+            drop(reader);
+            let (mut writer, mut reader) = both(&name, 16);
+            writer.write(b"last words", None).unwrap();
+            thread::scope(|scope| {
+                scope.spawn(move || drop(reader.read(None).unwrap()));
+                while !poll(writer.flush(Some(Duration::ZERO))) {}
+            });
         }
-        first.write(b"Hello", None).unwrap();
-        drop(first);
+    }
+
+    #[test]
+    fn each_role_is_taken_once_and_the_last_to_leave_unlinks() {
+        let name = unique_name("/cnblogs");
+        let mut writer = Writer::open(&name, 16).unwrap();
+        let error = Writer::open(&name, 16).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::AlreadyExists);
+        assert_eq!(error.to_string(), format!("open {name}: it has a writer already"));
+        let error = Reader::open(&name, 17).unwrap_err();
+        assert_eq!(error.to_string(), format!("open {name}: it has a capacity of 16"));
+        let mut reader = Reader::open(&name, 16).unwrap();
+        for error in refused(&name, 16) {
+            assert_eq!(error.kind(), ErrorKind::AlreadyExists);
+        }
+        // Whoever was refused has ended nothing.
+        writer.write(b"Hello", None).unwrap();
+        assert_eq!(*reader.read(None).unwrap(), *b"Hello");
+        writer.write(b"bye", None).unwrap();
+        drop(writer);
         // That one is over, so whoever comes now begins a new one.
-        let next = Mailbox::create_or_open(&name, 16).unwrap();
-        assert_eq!(second.read(None).unwrap(), b"Hello");
-        drop(second);
+        let next = Writer::open(&name, 16).unwrap();
+        assert_eq!(*reader.read(None).unwrap(), *b"bye");
+        drop(reader);
         assert!(exists(&name));
         drop(next);
         assert!(!exists(&name));
     }
 
+    /// Leaving must not remove what has the name by now.
     #[test]
-    fn a_peer_that_leaves_before_its_first_message_is_noticed() {
+    fn what_somebody_else_made_meanwhile_stays() {
         let name = unique_name("/cnblogs");
-        let late = Some(Duration::from_secs(60));
-        let creator = Mailbox::create(&name, 16).unwrap();
-        let opener = Mailbox::open(&name, None).unwrap();
-        drop(creator);
-        assert_eq!(opener.read(late).unwrap_err().kind(), ErrorKind::BrokenPipe);
-        drop(opener);
+        let mut reader = Reader::open(&name, 16).unwrap();
+        SharedMemory::remove(&name).unwrap();
+        // Nobody can come any more.
+        assert_eq!(reader.read(LATE).unwrap_err().kind(), ErrorKind::BrokenPipe);
+        let memory = SharedMemory::create(&name, 16).unwrap();
+        drop(reader);
+        assert!(exists(&name));
+        drop(memory);
+    }
 
-        let creator = Mailbox::create(&name, 16).unwrap();
-        drop(Mailbox::open(&name, None).unwrap());
-        creator.write(b"Anyone?", late).unwrap();
-        assert_eq!(creator.flush(late).unwrap_err().kind(), ErrorKind::BrokenPipe);
+    /// As by a process that is stopped while it opens the mailbox.
+    #[test]
+    fn a_door_that_stays_locked_is_an_error() {
+        let name = unique_name("/cnblogs");
+        let writer = Writer::open(&name, 16).unwrap();
+        let other = Object::open(&name, OFlag::empty(), Mode::empty()).unwrap();
+        assert!(lock(&other, DOOR, F_WRLCK).unwrap());
+        let error = Reader::open(&name, 16).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::TimedOut);
+        let what = "a process that was opening or leaving it has stopped";
+        assert_eq!(error.to_string(), format!("open {name}: {what}"));
+        drop(other);
+        drop((writer, Reader::open(&name, 16).unwrap()));
+        assert!(!exists(&name));
     }
 
     #[test]
-    fn a_second_hold_does_not_wait_for_the_first() {
+    fn a_size_that_cannot_be_leaves_nothing() {
         let name = unique_name("/cnblogs");
-        let mailbox = Mailbox::create(&name, 16).unwrap();
-        mailbox.write(b"Hello", None).unwrap();
-        let held = mailbox.hold(None).unwrap();
-        assert_eq!(mailbox.hold(None).unwrap_err().kind(), ErrorKind::Deadlock);
-        assert_eq!(mailbox.read(None).unwrap_err().kind(), ErrorKind::Deadlock);
-        drop(held);
-        assert_eq!(mailbox.read(SOON).unwrap_err().kind(), ErrorKind::TimedOut);
+        for capacity in [usize::MAX, isize::MAX as usize, 1 << 60] {
+            for error in refused(&name, capacity) {
+                assert!(error.to_string().contains(&name), "{error}");
+            }
+            assert!(!exists(&name));
+        }
     }
 
     #[test]
     fn a_length_in_the_page_is_not_believed() {
-        let name = unique_name("/cnblogs");
-        let mailbox = Mailbox::create(&name, 16).unwrap();
-        mailbox.write(b"Hello", None).unwrap();
-        header(&mailbox.memory).length.store(17, Relaxed);
-        assert_eq!(mailbox.read(None).unwrap_err().kind(), ErrorKind::InvalidData);
-        let error = mailbox.write(&[0; 17], None).unwrap_err();
+        let (mut writer, mut reader) = both(&unique_name("/cnblogs"), 16);
+        writer.write(b"Hello", None).unwrap();
+        header(&writer.0.memory).length.store(17, Relaxed);
+        assert_eq!(reader.read(None).unwrap_err().kind(), ErrorKind::InvalidData);
+        let error = writer.write(&[0; 17], None).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidInput);
     }
 }

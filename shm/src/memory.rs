@@ -355,16 +355,39 @@ mod tests {
     #[test]
     fn text_is_written_at_the_start_and_read_up_to_the_nul() {
         let name = unique_name("/cnblogs");
-        let mut created = SharedMemory::create(&name, 16).unwrap();
-        let mut opened = SharedMemory::open(&name).unwrap();
+        let created = SharedMemory::create(&name, 19).unwrap();
+        let opened = SharedMemory::open(&name).unwrap();
         created.write(b"Alpha_Panda\0").unwrap();
-        assert_eq!(opened.read(), b"Alpha_Panda\0\0\0\0\0");
+        assert_eq!(opened.read(), b"Alpha_Panda\0\0\0\0\0\0\0\0");
         // What a shorter text leaves of a longer one.
         created.write(b"Hello\0").unwrap();
-        assert_eq!(opened.read(), b"Hello\0Panda\0\0\0\0\0");
-        let error = created.write(&[b'x'; 17]).unwrap_err();
+        assert_eq!(opened.read(), b"Hello\0Panda\0\0\0\0\0\0\0\0");
+        let error = created.write(&[b'x'; 20]).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidInput);
-        assert_eq!(error.to_string(), format!("write {name}: 17 bytes are more than 16"));
-        created.write(&[b'x'; 16]).unwrap();
+        assert_eq!(error.to_string(), format!("write {name}: 20 bytes are more than 19"));
+        for length in 0..=19 {
+            created.write(&[0; 19]).unwrap();
+            created.write(&vec![b'x'; length]).unwrap();
+            let expected = [vec![b'x'; length], vec![0; 19 - length]].concat();
+            assert_eq!(opened.read(), expected);
+        }
+    }
+
+    /// As Python and ftruncate(1) make it.
+    #[test]
+    fn what_was_made_sparse_is_reserved() {
+        let name = unique_name("/cnblogs");
+        let object = Object::open(&name, OFlag::O_CREAT | OFlag::O_EXCL, Mode::empty()).unwrap();
+        object.resize(1 << 20).unwrap();
+        assert_eq!(object.metadata().unwrap().blocks(), 0);
+        let opened = SharedMemory::open(&name).unwrap();
+        assert_eq!(object.metadata().unwrap().blocks() * 512, 1 << 20);
+        assert_eq!(opened.read(), vec![0; 1 << 20]);
+        object.resize(1 << 62).unwrap();
+        SharedMemory::open(&name).unwrap_err();
+        SharedMemory::remove(&name).unwrap();
+        assert_eq!(SharedMemory::remove(&name).unwrap_err().kind(), ErrorKind::NotFound);
+        assert_eq!(SharedMemory::remove("x").unwrap_err().kind(), ErrorKind::InvalidInput);
+        assert_eq!(opened.size(), 1 << 20);
     }
 }

@@ -8,13 +8,14 @@
 //! ```
 
 use anyhow::{Context, Result};
-use common::{Process, block_signals, say, supervise};
+use common::{Process, block_signals, say, set_role, supervise};
 use shm::{Reader, Writer};
 
 use crate::SIZE;
 
 /// Runs one role as a child, so that the parent can leave the mailbox however it ends.
 pub fn run(role: &str, name: &str) -> Result<()> {
+    set_role(role);
     block_signals()?;
     // Whoever comes first makes it, and whoever leaves last removes it. The child uses a copy of this end.
     if role == "writer" {

@@ -12,7 +12,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Connects, sends each message (without any: each line of stdin), and shows the answers.
 pub fn run(address: &str, messages: &[&str]) -> Result<()> {
-    set_role("client")?;
+    set_role("client");
     let stream = &socket::connect(address, Some(CONNECT_TIMEOUT))?;
     stream.set_read_timeout(Some(CONNECT_TIMEOUT))?;
     stream.set_write_timeout(Some(CONNECT_TIMEOUT))?;

@@ -13,7 +13,7 @@ use std::thread::{self, Builder};
 use std::time::Duration;
 
 use anyhow::Result;
-use common::{Process, block_signals, say, supervise};
+use common::{Process, block_signals, say, set_role, supervise};
 use socket::{Listener, Stream, read_line, write_line};
 
 /// How long a client may send nothing, and how long it may leave a reply unread.
@@ -28,6 +28,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// Runs the server until it is stopped.
 pub fn run(address: &str) -> Result<()> {
     // A child serves, so that the parent can remove a socket file however it ends.
+    set_role("server");
     block_signals()?;
     let listener = socket::listen(address)?;
     supervise([Process::spawn("server", || serve(&listener))?])
