@@ -240,7 +240,7 @@ impl End for MailboxEnd {
 
     fn recv(&mut self) -> io::Result<Option<String>> {
         match self.from.read(None) {
-            Ok(message) => Ok(Some(String::from_utf8(message.to_vec()).unwrap())),
+            Ok(message) => Ok(Some(String::from_utf8(message.into_vec()).unwrap())),
             Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(None),
             Err(error) => Err(error),
         }

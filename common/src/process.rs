@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Error, Result, bail, ensure};
 use nix::errno::Errno;
 use nix::libc::_exit;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::prctl;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, kill, sigaction};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -262,7 +262,7 @@ pub fn unblock_signals(command: &mut Command) -> &mut Command {
 /// SIGKILL. If it was not killed, it may have failed for want of another one: so that one has up to 100 ms to say
 /// so, too.
 ///
-/// The parent sleeps until SIGCHLD says that a child ended: signalfd(2), poll(2). Stop signals stay
+/// The parent sleeps until SIGCHLD says that a child ended: signalfd(2), ppoll(2). Stop signals stay
 /// blocked afterwards (see [`block_signals`]), so that nothing cuts the clean-up short.
 ///
 /// Fails with an error that names the process (of several, the one that was killed, or else all), or with
@@ -314,12 +314,10 @@ fn wait_for_signal(signals: &SignalFd, deadline: Option<Instant>) -> Result<bool
         if left == Some(Duration::ZERO) {
             return Ok(false);
         }
-        // In whole milliseconds, rounded up.
-        let left = left.map(|left| left + Duration::from_millis(1));
-        let timeout = left.map_or(Ok(PollTimeout::NONE), PollTimeout::try_from)?;
-        match poll(&mut [PollFd::new(signals.as_fd(), PollFlags::POLLIN)], timeout) {
+        let mut fds = [PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
+        match ppoll(&mut fds, left.map(Into::into), None) {
             Ok(_) | Err(Errno::EINTR) => {}
-            Err(errno) => return Err(errno).context("poll"),
+            Err(errno) => return Err(errno).context("ppoll"),
         }
     }
 }

@@ -1,7 +1,7 @@
-//! `shm::Mailbox` against a bare hand-over: copy in, tell, copy out. On one CPU two semaphores
+//! A mailbox against a bare hand-over: copy in, tell, copy out. On one CPU two semaphores
 //! tell, on two CPUs a flag that both sides spin on.
 
-#![expect(unsafe_code, reason = "the bare hand-over is what Mailbox wraps")]
+#![expect(unsafe_code, reason = "the bare hand-over is what a mailbox wraps")]
 
 #[path = "../../common/benches/measure.rs"]
 mod measure;
@@ -16,7 +16,7 @@ use measure::{
 };
 use nix::libc::{sem_init, sem_post, sem_t, sem_wait};
 use nix::sys::mman::shm_unlink;
-use shm::{Mailbox, SharedMemory};
+use shm::{Reader, SharedMemory, Writer};
 
 /// The longest message, but for `scaling`.
 const CAPACITY: usize = 1 << 20;
@@ -63,8 +63,8 @@ fn main() -> Result<()> {
 }
 
 struct Ours {
-    to: Mailbox,
-    from: Mailbox,
+    to: Writer,
+    from: Reader,
     message: Vec<u8>,
 }
 
@@ -74,9 +74,9 @@ fn our_pair(capacity: usize) -> Result<[Ours; 2]> {
     Ok([(to_there, here), (to_here, there)].map(|(to, from)| Ours { to, from, message: vec![] }))
 }
 
-fn our_mailbox(which: &str, capacity: usize) -> Result<(Mailbox, Mailbox)> {
+fn our_mailbox(which: &str, capacity: usize) -> Result<(Reader, Writer)> {
     let name = format!("/shm-bench-{}-{which}", std::process::id());
-    let made = (Mailbox::create(&name, capacity)?, Mailbox::open(&name, None)?);
+    let made = (Reader::open(&name, capacity)?, Writer::open(&name, capacity)?);
     shm_unlink(&*name)?; // at once, so that nothing is left even if we are killed
     Ok(made)
 }
@@ -88,7 +88,7 @@ impl Link for Ours {
 
     fn recv(&mut self, length: usize) -> Result<&[u8]> {
         self.message = Vec::new(); // the last one is done with
-        self.message = self.from.read(None)?;
+        self.message = self.from.read(None)?.into_vec();
         ensure!(self.message.len() == length);
         Ok(&self.message)
     }

@@ -5,10 +5,12 @@
 //! It provides no synchronisation. A [`Semaphore`] says whose turn it is, between related processes; a
 //! [`Writer`] and a [`Reader`] pass messages between strangers who know a name: the two ends of a mailbox.
 //!
-//! Each is a file that can be copied: `memory.rs` alone, `semaphore.rs` with it, `mailbox.rs` with both.
+//! Each is a file that can be copied: `memory.rs` alone, `semaphore.rs` with it, `mailbox.rs` with both and
+//! `peers.rs`.
 
 mod mailbox;
 mod memory;
+mod peers;
 mod semaphore;
 
 pub use mailbox::{Message, Reader, Writer};

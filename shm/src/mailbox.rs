@@ -1,6 +1,6 @@
 //! A mailbox in shared memory: one slot for a message, from one writer to one reader.
 //!
-//! It needs `memory.rs` and `semaphore.rs` beside it. Two numbers say whose turn it is:
+//! It needs `memory.rs`, `semaphore.rs` and `peers.rs` beside it. Two numbers say whose turn it is:
 //!
 //! ```text
 //!              ┌──────────────── one page ────────────────┐
@@ -10,11 +10,7 @@
 //!  read:  wait until taken = written - 1, copy out, count `taken` when the message is dropped
 //! ```
 //!
-//! The two processes meet at a name, in either order. The page says who has come, and a lock says who is
-//! here: one byte of the object for each role (`F_OFD_SETLK`), which the kernel unlocks when a process dies,
-//! however it dies. Come and not here is gone. Whoever opens or leaves a mailbox first locks a third byte, the
-//! door: so each finds it as the last one left it. The last to leave unlinks the name, and whoever finds one
-//! that somebody has left already begins anew.
+//! The two processes meet at a name, in either order, and each notices when the other one is gone: `peers.rs`.
 //!
 //! # Hazards
 //!
@@ -30,17 +26,12 @@
 
 use std::io::{self, ErrorKind};
 use std::ops::Deref;
-use std::os::unix::fs::MetadataExt;
+use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
-use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::libc::{F_UNLCK, F_WRLCK, SEEK_SET, flock};
-use nix::sys::stat::Mode;
-
-use super::memory::{Object, RESERVED, SharedMemory, failed, named};
+use super::memory::{SharedMemory, failed};
+use super::peers::{NAMES, Peer};
 use super::semaphore::{Futex, deadline, left};
 
 /// The end of a mailbox that writes. Dropping it leaves the mailbox.
@@ -64,43 +55,25 @@ pub struct Message<'a> {
 #[derive(Debug)]
 struct End {
     role: usize,
-    /// The process that has used this end; 0 before.
-    user: u32,
     /// How many waits in a row spun in vain, or did not spin.
     misses: u32,
-    // Dropped in this order: only what is closed can be left.
-    memory: SharedMemory,
-    _name: Name,
+    peer: Peer,
 }
-
-/// The name of a mailbox; dropping it unlinks the name if nobody is here.
-#[derive(Debug)]
-struct Name(String);
 
 /// What the page of a mailbox starts with; the slot follows.
 #[repr(C, align(64))]
 struct Header {
-    /// Whether the writer, and whether the reader, has come.
-    came: [AtomicU32; 2],
+    /// Who has come.
+    _came: AtomicU64,
     /// How many messages were put into the slot, and how many of them taken out.
     written: Futex,
     taken: Futex,
     length: AtomicU64,
 }
 
-/// The roles, and the bytes that are locked for them.
+/// The roles.
 const WRITER: usize = 0;
 const READER: usize = 1;
-const NAMES: [&str; 2] = ["writer", "reader"];
-
-/// The byte that is locked by whoever is opening or leaving.
-const DOOR: usize = 2;
-
-/// How long to wait at the door, which is held for some microseconds, unless the process was stopped there.
-const DOOR_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// How often to look at the door, for which the kernel has no wait with a timeout.
-const POLL_INTERVAL: Duration = Duration::from_millis(1);
 
 /// How long a wait sleeps before it looks whether the other side is still there.
 const LIVENESS_INTERVAL: Duration = Duration::from_millis(250);
@@ -135,7 +108,7 @@ impl Writer {
         let end = &mut self.0;
         if message.len() > end.capacity() {
             let what = format!("{} bytes are more than {}", message.len(), end.capacity());
-            return Err(failed("write", end.memory.name(), ErrorKind::InvalidInput, &what));
+            return Err(failed("write", end.peer.memory.name(), ErrorKind::InvalidInput, &what));
         }
         end.wait_turn("write", timeout)?;
         // SAFETY: the slot has room for `capacity` bytes, and no part of `message` can be in
@@ -143,7 +116,7 @@ impl Writer {
         // `written` was counted. Not covered: a process that writes there without waiting for its turn; it
         // can garble the message.
         unsafe { end.slot().copy_from_nonoverlapping(message.as_ptr(), message.len()) };
-        let header = header(&end.memory);
+        let header = header(&end.peer.memory);
         header.length.store(message.len() as u64, Relaxed);
         header.written.value.fetch_add(1, SeqCst);
         header.written.wake();
@@ -172,12 +145,12 @@ impl Reader {
     pub fn read(&mut self, timeout: Option<Duration>) -> io::Result<Message<'_>> {
         let end = &mut self.0;
         end.wait_turn("read", timeout)?;
-        let header = header(&end.memory);
+        let header = header(&end.peer.memory);
         // Read once: checked and then read again, it could have changed in between.
         let length = header.length.load(Relaxed) as usize;
         if length > end.capacity() {
             let what = "the length in the page is impossible";
-            return Err(failed("read", end.memory.name(), ErrorKind::InvalidData, what));
+            return Err(failed("read", end.peer.memory.name(), ErrorKind::InvalidData, what));
         }
         let mut bytes = Vec::with_capacity(length);
         // SAFETY: `length` is at most the size of the slot and of the room in `bytes`, and all of it is
@@ -193,66 +166,26 @@ impl Reader {
 
 impl End {
     fn open(name: &str, role: usize, capacity: usize) -> io::Result<End> {
-        let fail = |kind, what: &str| Err(failed("open", name, kind, what));
-        let header_size = size_of::<Header>() as u64;
-        let wanted = header_size.saturating_add(capacity as u64);
-        let on_error = Name(name.to_owned());
-        loop {
-            let object = Object::open(name, OFlag::O_CREAT, RESERVED)?;
-            lock_door(&object)?; // on any error, closing the object unlocks it
-            let there = object.metadata()?;
-            if there.nlink() == 0 {
-                continue; // unlinked while we waited
-            }
-            if there.mode() & RESERVED.bits() == 0 || (1..header_size).contains(&there.len()) {
-                return fail(ErrorKind::InvalidData, "not a mailbox");
-            }
-            // Only what is looked at here is reserved here: all of it may take long.
-            let is_new = there.len() == 0;
-            let size = if is_new { wanted } else { there.len() };
-            object.reserve(header_size)?;
-            if is_new {
-                object.resize(size)?;
-            }
-            let memory = object.map(size)?;
-            let came = header(&memory).came.each_ref();
-            let here = [is_locked(&memory.object, WRITER)?, is_locked(&memory.object, READER)?];
-            let is_left = here == [false; 2] || came.map(|came| came.load(SeqCst) != 0) != here;
-            if is_left && !is_new {
-                memory.object.unlink(); // whoever still uses it needs no name to learn that
-                continue;
-            }
-            if here[role] || size != wanted {
-                let (role, capacity) = (NAMES[role], size - header_size);
-                let what = format!("it has a capacity of {capacity}");
-                let what = if size == wanted { format!("it has a {role} already") } else { what };
-                return fail(ErrorKind::AlreadyExists, &what);
-            }
-            lock(&memory.object, role, F_WRLCK)?;
-            came[role].store(1, SeqCst);
-            lock(&memory.object, DOOR, F_UNLCK)?;
-            let end = End { role, user: 0, misses: 0, memory, _name: on_error };
-            end.memory.object.reserve(size)?;
-            return Ok(end);
-        }
+        let peer = Peer::come(name, role, size_of::<Header>(), capacity)?;
+        Ok(End { role, misses: 0, peer })
     }
 
     /// The longest message in bytes.
     fn capacity(&self) -> usize {
-        self.memory.size() - size_of::<Header>()
+        self.peer.memory.size() - size_of::<Header>()
     }
 
     fn slot(&self) -> *mut u8 {
         // SAFETY: the mapping is at least as long as a header, so this stays within it.
-        unsafe { self.memory.pointer().add(size_of::<Header>()) }
+        unsafe { self.peer.memory.pointer().add(size_of::<Header>()) }
     }
 
     /// Waits until the peer has counted: as the writer for `taken`, as the reader for `written`.
     fn wait_turn(&mut self, call: &str, timeout: Option<Duration>) -> io::Result<()> {
-        if self.user == 0 {
-            self.user = std::process::id();
+        if self.peer.user == 0 {
+            self.peer.user = std::process::id();
         }
-        let Header { written, taken, length, .. } = header(&self.memory);
+        let Header { written, taken, length, .. } = header(&self.peer.memory);
         let (counted, before) = match self.role {
             WRITER => (taken, written.value.load(Relaxed).wrapping_sub(1)),
             _ => (written, taken.value.load(Relaxed)),
@@ -264,26 +197,20 @@ impl End {
         let deadline = deadline(timeout);
         // Spins as long as that pays: with each miss in a row more rarely, since messages are rare, or both
         // sides share one CPU. The other side may be copying a message as long as the last one.
+        let copying = length.load(Relaxed).min(self.capacity() as u64) / 4;
+        let end = Instant::now() + MAX_SPIN + Duration::from_nanos(copying);
+        let end = deadline.map_or(end, |deadline| deadline.min(end));
         self.misses = self.misses % RETRY_SPIN + 1;
-        if self.misses.is_power_of_two() {
-            let copying = length.load(Relaxed).min(self.capacity() as u64) / 4;
-            let end = Instant::now() + MAX_SPIN + Duration::from_nanos(copying);
-            let end = deadline.map_or(end, |deadline| deadline.min(end));
-            while Instant::now() < end {
-                // More often than it looks at the clock.
-                if (0..20).any(|_| has_come()) {
-                    self.misses = 0;
-                    return Ok(());
-                }
-                std::hint::spin_loop();
-            }
+        if self.misses.is_power_of_two() && counted.spin(before, end) {
+            self.misses = 0;
+            return Ok(());
         }
         loop {
             let left = left(deadline);
             let interval = left.map_or(LIVENESS_INTERVAL, |left| left.min(LIVENESS_INTERVAL));
             counted.sleep(before, Some(interval));
             // In this order: what the peer counted before it left is not lost.
-            let is_gone = !has_come() && self.peer_is_gone();
+            let is_gone = !has_come() && self.peer.other_is_gone();
             let (kind, what) = match is_gone {
                 _ if has_come() => return Ok(()),
                 true => (ErrorKind::BrokenPipe, "is gone"),
@@ -292,44 +219,16 @@ impl End {
                 }
                 false => continue,
             };
-            let peer = NAMES[1 - self.role];
-            return Err(failed(call, self.memory.name(), kind, &format!("the {peer} {what}")));
-        }
-    }
-
-    /// Whether the peer has come and is not here, or nobody can come any more.
-    fn peer_is_gone(&self) -> bool {
-        let (object, peer) = (&self.memory.object, 1 - self.role);
-        match header(&self.memory).came[peer].load(SeqCst) {
-            0 => object.metadata().is_ok_and(|there| there.nlink() == 0),
-            _ => !is_locked(object, peer).unwrap_or(true),
+            let what = format!("the {} {what}", NAMES[1 - self.role]);
+            return Err(failed(call, self.peer.memory.name(), kind, &what));
         }
     }
 }
 
-impl Drop for End {
-    fn drop(&mut self) {
-        // Closing would do, unless a child has a copy. But one that has never been used here may be the child's.
-        if self.user == std::process::id() {
-            let _ = lock(&self.memory.object, self.role, F_UNLCK);
-        }
-    }
-}
-
-impl Drop for Name {
-    fn drop(&mut self) {
-        // Whatever has the name by now.
-        let Ok(object) = Object::open(&self.0, OFlag::empty(), Mode::empty()) else {
-            return;
-        };
-        let is_mailbox = object.metadata().is_ok_and(|it| it.mode() & RESERVED.bits() != 0);
-        if is_mailbox && lock_door(&object).is_ok() {
-            let is_free = |role| is_locked(&object, role).is_ok_and(|locked| !locked);
-            if [WRITER, READER].into_iter().all(is_free) {
-                object.unlink();
-            }
-            let _ = lock(&object, DOOR, F_UNLCK);
-        }
+impl Message<'_> {
+    /// Frees the slot, and keeps the bytes.
+    pub fn into_vec(mut self) -> Vec<u8> {
+        std::mem::take(&mut self.bytes)
     }
 }
 
@@ -359,102 +258,17 @@ fn header(memory: &SharedMemory) -> &Header {
     unsafe { &*memory.pointer().cast() }
 }
 
-/// Locks the door, and waits for whoever holds it.
-fn lock_door(object: &Object) -> io::Result<()> {
-    let deadline = Instant::now() + DOOR_TIMEOUT;
-    while !lock(object, DOOR, F_WRLCK)? {
-        if Instant::now() >= deadline {
-            let what = "a process that was opening or leaving it has stopped";
-            return Err(failed("open", object.name(), ErrorKind::TimedOut, what));
-        }
-        std::thread::park_timeout(POLL_INTERVAL);
-    }
-    Ok(())
-}
-
-/// Locks one byte of the object, or unlocks it, for this descriptor and its copies. False if another has locked it.
-fn lock(object: &Object, byte: usize, kind: i32) -> io::Result<bool> {
-    match fcntl(&object.file, FcntlArg::F_OFD_SETLK(&one_byte(byte, kind))) {
-        Err(Errno::EAGAIN | Errno::EACCES) => Ok(false),
-        Err(errno) => Err(named("fcntl F_OFD_SETLK", object.name(), errno.into())),
-        Ok(_) => Ok(true),
-    }
-}
-
-/// Whether another descriptor has locked this byte.
-fn is_locked(object: &Object, byte: usize) -> io::Result<bool> {
-    let mut there = one_byte(byte, F_WRLCK);
-    let looked = fcntl(&object.file, FcntlArg::F_OFD_GETLK(&mut there));
-    looked.map_err(|errno| named("fcntl F_OFD_GETLK", object.name(), errno.into()))?;
-    Ok(there.l_type != F_UNLCK as _)
-}
-
-fn one_byte(byte: usize, kind: i32) -> flock {
-    let (l_type, l_whence) = (kind as _, SEEK_SET as _);
-    flock { l_type, l_whence, l_start: byte as _, l_len: 1, l_pid: 0 }
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::memory::unique_name;
     use super::*;
-    use std::path::Path;
     use std::thread;
 
     const SOON: Option<Duration> = Some(Duration::from_millis(2));
     const LATE: Option<Duration> = Some(Duration::from_secs(60));
 
-    fn exists(name: &str) -> bool {
-        Path::new("/dev/shm").join(&name[1..]).exists()
-    }
-
     fn both(name: &str, capacity: usize) -> (Writer, Reader) {
         (Writer::open(name, capacity).unwrap(), Reader::open(name, capacity).unwrap())
-    }
-
-    /// What both ends answer to a name.
-    fn refused(name: &str, capacity: usize) -> [io::Error; 2] {
-        let reader = Reader::open(name, capacity).unwrap_err();
-        [Writer::open(name, capacity).unwrap_err(), reader]
-    }
-
-    #[test]
-    fn what_is_not_a_mailbox_is_refused() {
-        let name = unique_name("/cnblogs");
-        for size in [8, 4096] {
-            let there = SharedMemory::create(&name, size).unwrap();
-            there.words()[0].store(7, Relaxed);
-            for error in refused(&name, 16) {
-                assert_eq!(error.to_string(), format!("open {name}: not a mailbox"));
-            }
-            assert_eq!(there.words()[0].load(Relaxed), 7);
-        }
-        // And the other way round: the live slot is not plain memory.
-        let _writer = Writer::open(&name, 16).unwrap();
-        let error = SharedMemory::open(&name).unwrap_err();
-        assert_eq!(error.to_string(), format!("shm_open {name}: it is not plain memory"));
-    }
-
-    /// What a process leaves that was killed before it had made the mailbox, and later.
-    #[test]
-    fn what_killed_processes_left_is_replaced() {
-        let name = unique_name("/cnblogs");
-        for (size, came) in [(0, [0, 0]), (64, [0, 0]), (4096, [1, 0]), (4096, [1, 1])] {
-            let flags = OFlag::O_CREAT | OFlag::O_EXCL;
-            let object = Object::open(&name, flags, RESERVED).unwrap();
-            if size > 0 {
-                object.reserve(size).unwrap();
-                let memory = object.map(size).unwrap();
-                let header = header(&memory);
-                header.came.iter().zip(came).for_each(|(word, came)| word.store(came, SeqCst));
-                header.written.value.store(5, SeqCst);
-            }
-            let (mut writer, mut reader) = both(&name, 16);
-            writer.write(b"Hello", SOON).unwrap();
-            assert_eq!(*reader.read(SOON).unwrap(), *b"Hello");
-            drop((writer, reader));
-            assert!(!exists(&name));
-        }
     }
 
     #[test]
@@ -491,7 +305,8 @@ mod tests {
     #[test]
     fn the_counts_may_come_round() {
         let (mut writer, mut reader) = both(&unique_name("/cnblogs"), 16);
-        for count in [&header(&writer.0.memory).written, &header(&writer.0.memory).taken] {
+        for count in [&header(&writer.0.peer.memory).written, &header(&writer.0.peer.memory).taken]
+        {
             count.value.store(u32::MAX - 1, SeqCst);
         }
         for i in 0..4 {
@@ -562,78 +377,10 @@ mod tests {
     }
 
     #[test]
-    fn each_role_is_taken_once_and_the_last_to_leave_unlinks() {
-        let name = unique_name("/cnblogs");
-        let mut writer = Writer::open(&name, 16).unwrap();
-        let error = Writer::open(&name, 16).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::AlreadyExists);
-        assert_eq!(error.to_string(), format!("open {name}: it has a writer already"));
-        let error = Reader::open(&name, 17).unwrap_err();
-        assert_eq!(error.to_string(), format!("open {name}: it has a capacity of 16"));
-        let mut reader = Reader::open(&name, 16).unwrap();
-        for error in refused(&name, 16) {
-            assert_eq!(error.kind(), ErrorKind::AlreadyExists);
-        }
-        // Whoever was refused has ended nothing.
-        writer.write(b"Hello", None).unwrap();
-        assert_eq!(*reader.read(None).unwrap(), *b"Hello");
-        writer.write(b"bye", None).unwrap();
-        drop(writer);
-        // That one is over, so whoever comes now begins a new one.
-        let next = Writer::open(&name, 16).unwrap();
-        assert_eq!(*reader.read(None).unwrap(), *b"bye");
-        drop(reader);
-        assert!(exists(&name));
-        drop(next);
-        assert!(!exists(&name));
-    }
-
-    /// Leaving must not remove what has the name by now.
-    #[test]
-    fn what_somebody_else_made_meanwhile_stays() {
-        let name = unique_name("/cnblogs");
-        let mut reader = Reader::open(&name, 16).unwrap();
-        SharedMemory::remove(&name).unwrap();
-        // Nobody can come any more.
-        assert_eq!(reader.read(LATE).unwrap_err().kind(), ErrorKind::BrokenPipe);
-        let memory = SharedMemory::create(&name, 16).unwrap();
-        drop(reader);
-        assert!(exists(&name));
-        drop(memory);
-    }
-
-    /// As by a process that is stopped while it opens the mailbox.
-    #[test]
-    fn a_door_that_stays_locked_is_an_error() {
-        let name = unique_name("/cnblogs");
-        let writer = Writer::open(&name, 16).unwrap();
-        let other = Object::open(&name, OFlag::empty(), Mode::empty()).unwrap();
-        assert!(lock(&other, DOOR, F_WRLCK).unwrap());
-        let error = Reader::open(&name, 16).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::TimedOut);
-        let what = "a process that was opening or leaving it has stopped";
-        assert_eq!(error.to_string(), format!("open {name}: {what}"));
-        drop(other);
-        drop((writer, Reader::open(&name, 16).unwrap()));
-        assert!(!exists(&name));
-    }
-
-    #[test]
-    fn a_size_that_cannot_be_leaves_nothing() {
-        let name = unique_name("/cnblogs");
-        for capacity in [usize::MAX, isize::MAX as usize, 1 << 60] {
-            for error in refused(&name, capacity) {
-                assert!(error.to_string().contains(&name), "{error}");
-            }
-            assert!(!exists(&name));
-        }
-    }
-
-    #[test]
     fn a_length_in_the_page_is_not_believed() {
         let (mut writer, mut reader) = both(&unique_name("/cnblogs"), 16);
         writer.write(b"Hello", None).unwrap();
-        header(&writer.0.memory).length.store(17, Relaxed);
+        header(&writer.0.peer.memory).length.store(17, Relaxed);
         assert_eq!(reader.read(None).unwrap_err().kind(), ErrorKind::InvalidData);
         let error = writer.write(&[0; 17], None).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidInput);

@@ -24,7 +24,8 @@ use std::time::SystemTime;
 
 use memmap2::{MmapOptions, MmapRaw};
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, posix_fallocate};
+use nix::fcntl::{FcntlArg, OFlag, fcntl, posix_fallocate};
+use nix::libc::{F_UNLCK, F_WRLCK, SEEK_SET, flock};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::mman::{shm_open, shm_unlink};
 use nix::sys::resource::{Resource, getrlimit};
@@ -225,6 +226,21 @@ impl Object {
         Ok(SharedMemory { map, object: self })
     }
 
+    /// Locks one byte, or unlocks it, for this descriptor and its copies: fcntl(2), `F_OFD_SETLK`. The kernel unlocks it
+    /// when the last copy is closed. Fails with `WouldBlock` if another descriptor has locked it.
+    pub(crate) fn lock(&self, byte: usize, kind: i32) -> io::Result<()> {
+        let locked = fcntl(&self.file, FcntlArg::F_OFD_SETLK(&one_byte(byte, kind)));
+        locked.map(drop).map_err(|errno| named("fcntl F_OFD_SETLK", &self.name, errno.into()))
+    }
+
+    /// Whether another descriptor has locked this byte: `F_OFD_GETLK`.
+    pub(crate) fn is_locked(&self, byte: usize) -> io::Result<bool> {
+        let mut there = one_byte(byte, F_WRLCK);
+        let looked = fcntl(&self.file, FcntlArg::F_OFD_GETLK(&mut there));
+        looked.map_err(|errno| named("fcntl F_OFD_GETLK", &self.name, errno.into()))?;
+        Ok(there.l_type != F_UNLCK as _)
+    }
+
     /// Unlinks the name, unless somebody has unlinked it before and made another.
     pub(crate) fn unlink(&self) {
         // stat rather than open: there may be no descriptor left.
@@ -258,6 +274,11 @@ fn word(old: u64, bytes: &[u8]) -> u64 {
     let mut word = old.to_ne_bytes();
     word[..bytes.len()].copy_from_slice(bytes);
     u64::from_ne_bytes(word)
+}
+
+fn one_byte(byte: usize, kind: i32) -> flock {
+    let (l_type, l_whence) = (kind as _, SEEK_SET as _);
+    flock { l_type, l_whence, l_start: byte as _, l_len: 1, l_pid: 0 }
 }
 
 fn check_name(name: &str) -> io::Result<()> {

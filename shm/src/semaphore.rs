@@ -90,6 +90,18 @@ impl Futex {
         }
     }
 
+    /// Spins until the value is not `value` any more. False if it still was at the end.
+    pub(crate) fn spin(&self, value: u32, end: Instant) -> bool {
+        while Instant::now() < end {
+            // More often than it looks at the clock.
+            if (0..20).any(|_| self.value.load(SeqCst) != value) {
+                return true;
+            }
+            std::hint::spin_loop();
+        }
+        false
+    }
+
     /// Sleeps while the value is `value`, and no longer than `timeout` (`None`: as long as it takes). A change that
     /// came before is not missed. May return early. False, without having slept, if there is no time.
     pub(crate) fn sleep(&self, value: u32, timeout: Option<Duration>) -> bool {
