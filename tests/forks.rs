@@ -11,7 +11,7 @@ use common::Process;
 use nix::fcntl::OFlag;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, kill, sigaction};
-use nix::unistd::{getpid, pause, pipe2};
+use nix::unistd::{Uid, getpid, pause, pipe2, setresuid};
 use queue::{PutError, Queue};
 use serde_bytes::ByteBuf;
 use shm::{Reader, SharedMemory, Writer};
@@ -27,6 +27,7 @@ fn main() {
         signals_do_not_end_the_wait_for_a_fifo,
         a_value_above_the_limit_on_files_is_an_error,
         a_name_is_unlinked_with_no_descriptor_left,
+        the_500th_pipe_of_a_user_still_holds_a_message,
     ]);
 }
 
@@ -233,3 +234,26 @@ fn a_name_is_unlinked_with_no_descriptor_left() {
     child.unwrap().join().unwrap();
     assert!(!exists(&memory) && !exists(&mailbox));
 }
+
+/// The kernel gives smaller ones to a user who has many large ones, and to root never.
+fn the_500th_pipe_of_a_user_still_holds_a_message() {
+    let child = Process::spawn("child", || {
+        let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+        if setresuid(STRANGER, STRANGER, STRANGER).is_err() || most < 1100 {
+            tests::skip("the pipes of an ordinary user (only root can be one with none so far)");
+            return Ok(());
+        }
+        setrlimit(Resource::RLIMIT_NOFILE, 1100, most)?;
+        let _pipes: Vec<_> = (0..499).map(|_| pipe::simplex().unwrap()).collect();
+        let (mut receiver, mut sender) = pipe::simplex()?;
+        let message = [7; 64 << 10];
+        // Nobody receives yet: it would block in a smaller pipe, and alarm(2) end it.
+        nix::unistd::alarm::set(10);
+        sender.send(&message)?;
+        assert!(receiver.recv()?.unwrap() == message);
+        Ok(())
+    });
+    child.unwrap().join().unwrap();
+}
+
+const STRANGER: Uid = Uid::from_raw(54321);

@@ -105,7 +105,7 @@ struct Pipe;
 
 impl Mechanism for Pipe {
     type End = Connection;
-    // Longer than the 256 KiB of the pipe, so that a message can be cut.
+    // Longer than what a pipe holds, so that a message can be cut.
     const LONGEST: u64 = 400_000;
     const TORN: &[ErrorKind] = &[ErrorKind::UnexpectedEof];
 

@@ -20,9 +20,9 @@
 //!
 //! # Deadlock
 //!
-//! If both sides send more than the pipe holds before receiving, both block forever. A pipe holds 64 KiB,
-//! or 256 KiB if the system grants [`simplex`] that much. Take turns, or split the [`Connection`] with
-//! [`Connection::into_parts`] and receive in a separate thread.
+//! If both sides send more than the pipe holds before receiving, both block forever. A pipe holds 128 KiB, and
+//! 8 KiB from an ordinary user's 513th on. Take turns, or split the [`Connection`] with [`Connection::into_parts`]
+//! and receive in a separate thread.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, ErrorKind, IoSlice, Read, Write};
@@ -34,9 +34,9 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::unistd::pipe2;
 
-/// The capacity that we ask for: four times the default. A message of 64 KiB and its
-/// length fit, and on one CPU the two sides take turns less often.
-const PIPE_CAPACITY: i32 = 256 * 1024;
+/// The capacity that we ask for: twice the default. A message of 64 KiB and its length fit, and on one CPU the two
+/// sides take turns less often. More would use up a user's pipe memory (64 MiB) with fewer pipes.
+const PIPE_CAPACITY: i32 = 128 * 1024;
 
 /// How much is read ahead at most.
 const READ_BUFFER: usize = 128 * 1024;
@@ -47,10 +47,6 @@ const COPY_MAX: usize = 8 * 1024;
 /// The most we reserve on the strength of the length prefix alone.
 const MAX_PREALLOC: u64 = 1024 * 1024;
 
-/// How long a sender of many small messages may go on before we read on. If we drained the pipe at once, we
-/// would block after every message, and each send would pay for waking us.
-const GATHER: Duration = Duration::from_micros(4);
-
 /// The receiving end of a pipe: the first of the two that `Pipe(False)` returns.
 ///
 /// It reads ahead: bytes of the next message may already be in its buffer. So do not read
@@ -58,8 +54,6 @@ const GATHER: Duration = Duration::from_micros(4);
 #[derive(Debug)]
 pub struct Receiver {
     reader: BufReader<File>,
-    /// Whether the last read(2) brought more than one message.
-    streaming: bool,
 }
 
 /// The sending end of a pipe: the second of the two that `Pipe(False)` returns.
@@ -157,13 +151,6 @@ impl Receiver {
     }
 
     fn recv_frame(&mut self) -> io::Result<Option<Vec<u8>>> {
-        let read_ahead = !self.reader.buffer().is_empty();
-        if self.streaming && !read_ahead {
-            let start = Instant::now();
-            while start.elapsed() < GATHER {
-                std::thread::yield_now();
-            }
-        }
         while let Err(error) = self.reader.fill_buf() {
             if error.kind() != ErrorKind::Interrupted {
                 return Err(error);
@@ -184,7 +171,6 @@ impl Receiver {
         // The length is untrusted: grow as bytes arrive.
         let mut body = Vec::with_capacity(length.min(MAX_PREALLOC) as usize);
         self.reader.by_ref().take(length).read_to_end(&mut body)?;
-        self.streaming = read_ahead || !self.reader.buffer().is_empty();
         match body.len() as u64 == length {
             true => Ok(Some(body)),
             false => Err(ErrorKind::UnexpectedEof.into()),
@@ -241,8 +227,7 @@ impl Connection {
 /// already read.
 impl From<OwnedFd> for Receiver {
     fn from(fd: OwnedFd) -> Receiver {
-        let reader = BufReader::with_capacity(READ_BUFFER, fd.into());
-        Receiver { reader, streaming: false }
+        Receiver { reader: BufReader::with_capacity(READ_BUFFER, fd.into()) }
     }
 }
 
