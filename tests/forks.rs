@@ -24,6 +24,7 @@ fn main() {
         an_end_can_be_moved_into_a_child,
         each_process_has_its_own_unique_names,
         a_timeout_of_connect_is_not_prolonged_by_signals,
+        a_socket_file_is_removed_after_a_chdir,
         signals_do_not_end_the_wait_for_a_fifo,
         a_value_above_the_limit_on_files_is_an_error,
         a_name_is_unlinked_with_no_descriptor_left,
@@ -191,7 +192,36 @@ fn a_timeout_of_connect_is_not_prolonged_by_signals() {
         accepted.join().unwrap()
     });
     assert_eq!(accepted, 2);
+
+    // Over TCP, to a full queue: the kernel drops our SYN, as a host that does not answer.
+    let listener =
+        socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    let any_port: std::net::SocketAddr = "127.0.0.1:0".parse().unwrap();
+    listener.bind(&any_port.into()).unwrap();
+    listener.listen(0).unwrap();
+    let address = listener.local_addr().unwrap().as_socket().unwrap().to_string();
+    let mut held = Vec::new();
+    let error = loop {
+        match socket::connect(&address, timeout) {
+            Ok(stream) => held.push(stream),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
     drop(storm);
+}
+
+fn a_socket_file_is_removed_after_a_chdir() {
+    let dir = temp_dir();
+    let child = Process::spawn("child", || {
+        std::env::set_current_dir(dir.path())?;
+        let listener = socket::listen("unix:relative")?;
+        std::env::set_current_dir("/")?;
+        drop(listener);
+        Ok(())
+    });
+    child.unwrap().join().unwrap();
+    assert_eq!(list(dir.path()), [""; 0], "left behind");
 }
 
 fn a_value_above_the_limit_on_files_is_an_error() {

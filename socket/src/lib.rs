@@ -22,6 +22,8 @@
 use std::fs;
 use std::io::{self, BufRead, ErrorKind, Read, Write};
 use std::net::ToSocketAddrs;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -122,6 +124,13 @@ impl Listener {
     }
 }
 
+/// For poll(2): readable when a client waits, so that a server can wait for its own end, too.
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
 /// Writes a message and the end of its line, in one send(2) if the socket's buffer has room.
 ///
 /// Blocks while the buffer is full. Fails with `InvalidInput` if the message contains a newline
@@ -167,6 +176,14 @@ fn resolve(address: &str) -> io::Result<Vec<SockAddr>> {
     let invalid =
         |why: &str| Err(io::Error::new(ErrorKind::InvalidInput, format!("{what}: {why}")));
     if let Some(path) = address.strip_prefix("unix:").filter(|path| !path.is_empty()) {
+        if path.starts_with(['@', '\0']) {
+            return invalid(
+                "no name in the abstract namespace, which is open to all (a file: unix:./@name)",
+            );
+        }
+        if path.contains('\0') {
+            return invalid("a path has no NUL");
+        }
         return SockAddr::unix(path)
             .map(|at| vec![at])
             .or_else(|error| invalid(&error.to_string()));
@@ -177,18 +194,25 @@ fn resolve(address: &str) -> io::Result<Vec<SockAddr>> {
     if host.is_empty() || port.is_empty() || host.contains(':') != in_brackets {
         return invalid("expected HOST:PORT, [IPV6]:PORT or unix:/PATH");
     }
-    if port.parse::<u16>().is_err() {
+    let Ok(port) = port.parse::<u16>() else {
         return invalid("a port is a number up to 65535");
-    }
-    let found = address.to_socket_addrs().map_err(|error| named("resolve", address, error))?;
-    Ok(found.map(SockAddr::from).collect())
+    };
+    // Without its brackets getaddrinfo(3) knows the scope of fe80::1%eth0.
+    let found = (host.trim_matches(['[', ']']), port).to_socket_addrs();
+    Ok(found.map_err(|error| named("resolve", address, error))?.map(SockAddr::from).collect())
 }
 
-/// The first success, or the last error.
-fn first<T>(mut results: impl Iterator<Item = io::Result<T>>) -> io::Result<T> {
-    let mut last = ErrorKind::AddrNotAvailable.into();
-    let success = results.find_map(|result| result.map_err(|error| last = error).ok());
-    success.ok_or(last)
+/// The first success, or the first error that says more than that this host has no such kind of address.
+fn first<T>(results: impl Iterator<Item = io::Result<T>>) -> io::Result<T> {
+    let mut told = io::Error::from(ErrorKind::AddrNotAvailable);
+    for result in results {
+        match result {
+            Err(error) if told.kind() == ErrorKind::AddrNotAvailable => told = error,
+            Err(_) => {}
+            success => return success,
+        }
+    }
+    Err(told)
 }
 
 fn connect_to(at: &SockAddr, deadline: Option<Instant>) -> io::Result<Stream> {
@@ -204,7 +228,7 @@ fn connect_to(at: &SockAddr, deadline: Option<Instant>) -> io::Result<Stream> {
             // A signal came. Calling again waits for the same connection, with the time that is left.
             Some(Errno::EINTR) if left != Some(Duration::ZERO) => {}
             // Over TCP nobody answered; on a Unix socket the server's queue stayed full.
-            Some(Errno::EINTR | Errno::EINPROGRESS | Errno::EAGAIN) => {
+            Some(Errno::EINTR | Errno::EINPROGRESS | Errno::EALREADY | Errno::EAGAIN) => {
                 let what = "the server did not answer in time";
                 return Err(io::Error::new(ErrorKind::TimedOut, what));
             }
@@ -234,22 +258,32 @@ fn listen_unix(socket: &Socket, at: &SockAddr, path: &Path) -> io::Result<Socket
         _ => Err(error),
     })?;
     let (id, owner) = (file_id(path)?, std::process::id());
-    let file = SocketFile { path: path.to_owned(), id, owner };
+    // Absolute, for a later chdir must not make us leave it.
+    let file = SocketFile { path: std::path::absolute(path)?, id, owner };
     socket.listen(BACKLOG)?;
     Ok(file)
 }
 
 /// Lets one server at a time start at a path, until the returned guard is dropped.
 ///
-/// It binds a name in the abstract namespace (unix(7)), which leaves no file behind: `AddrInUse` means
-/// that another server is starting there. Not covered: servers in different network namespaces.
+/// It binds a name in the abstract namespace (unix(7)), which leaves no file behind: that it is taken means
+/// that another server is starting there, unless somebody keeps it. Not covered: servers in different network
+/// namespaces.
 fn take_turn(path: &Path) -> io::Result<Socket> {
     let dir = fs::metadata(path.parent().unwrap_or(path).join("."))?;
-    let file = path.file_name().unwrap_or_default().to_string_lossy();
-    let file: String = file.chars().take(20).collect(); // such a name is short
-    let name = SockAddr::unix(format!("\0listen {}:{} {file}", dir.dev(), dir.ino()))?;
+    // Such a name is short, so it has a hash of the file's name: FNV-1a, the same in every program.
+    let file = path.file_name().unwrap_or_default().as_bytes().iter();
+    let hash = file.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    let name = format!("listen {:x}:{:x}:{hash:x}", dir.dev(), dir.ino());
     let turn = Socket::new(Domain::UNIX, Type::DGRAM, None)?;
-    turn.bind(&name).map(|()| turn)
+    turn.bind(&SockAddr::unix(format!("\0{name}"))?).map(|()| turn).map_err(|error| {
+        let what = format!(
+            "another server is starting there, or somebody keeps the name '@{name}': {error}"
+        );
+        io::Error::new(error.kind(), what)
+    })
 }
 
 /// Removes a socket file that nobody listens on: what a killed server leaves behind.
@@ -407,6 +441,64 @@ mod tests {
         let error = listen(&address).unwrap_err().to_string();
         assert_eq!(error, format!("listen {address}: exists and is not a socket"));
         assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
+    }
+
+    #[test]
+    fn a_path_is_a_path_and_no_abstract_name() {
+        for (path, why) in
+            [("unix:@name", "abstract"), ("unix:\0name", "abstract"), ("unix:/tmp/a\0b", "NUL")]
+        {
+            for error in [listen(path).unwrap_err(), connect(path, SOON).unwrap_err()] {
+                assert_eq!(error.kind(), ErrorKind::InvalidInput);
+                assert!(error.to_string().contains(why), "{error}");
+            }
+        }
+        // Only the kernel knows whether there is a device of that number.
+        assert_eq!(text(&resolve("[fe80::1%7]:9").unwrap()[0]), "[fe80::1%7]:9");
+    }
+
+    /// Their names differ in the last byte only.
+    #[test]
+    fn servers_with_different_paths_never_refuse_each_other() {
+        let dir = TempDir::new_in("/tmp").unwrap();
+        for _ in 0..300 {
+            let start = std::sync::Barrier::new(2);
+            let server = |number: u8| {
+                let name = format!("{}/my-application-worker-{number}.sock", dir.path().display());
+                start.wait();
+                listen(&format!("unix:{name}")).unwrap()
+            };
+            std::thread::scope(|scope| {
+                scope.spawn(|| server(1));
+                server(2);
+            });
+        }
+    }
+
+    #[test]
+    fn a_name_that_is_kept_is_named_in_the_error() {
+        let dir = TempDir::new_in("/tmp").unwrap();
+        let (path, address) = unix(&dir);
+        let kept = take_turn(&path).unwrap();
+        let error = listen(&address).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::AddrInUse);
+        assert!(error.to_string().contains("somebody keeps the name '@listen "), "{error}");
+        drop(kept);
+        listen(&address).unwrap();
+    }
+
+    #[test]
+    fn the_error_that_tells_most_is_the_one_that_is_shown() {
+        let results = |kinds: &[ErrorKind]| {
+            let errors = kinds.iter().map(|kind| Err::<(), _>(io::Error::from(*kind)));
+            first(errors.collect::<Vec<_>>().into_iter()).unwrap_err().kind()
+        };
+        use ErrorKind::{AddrInUse, AddrNotAvailable, ConnectionRefused};
+        assert_eq!(results(&[AddrNotAvailable, ConnectionRefused]), ConnectionRefused);
+        assert_eq!(results(&[ConnectionRefused, AddrNotAvailable]), ConnectionRefused);
+        assert_eq!(results(&[AddrInUse, ConnectionRefused]), AddrInUse);
+        assert_eq!(results(&[AddrNotAvailable]), AddrNotAvailable);
+        assert_eq!(results(&[]), AddrNotAvailable);
     }
 
     /// Each would take the other's socket, which does not listen yet, for stale.

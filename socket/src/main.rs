@@ -1,7 +1,8 @@
 //! Socket: a client and a server, which could be on two hosts.
 //!
-//! The article's section socket通信. It has no code there, only a flow chart, and each step of
-//! the chart is named in this program's output.
+//! The article's section socket通信. It has no code there, only a flow chart: here each box of the chart is a
+//! call, and a line of output. What a program of your own calls instead are `socket::listen` and
+//! `socket::connect`, which also take names, IPv6 and Unix-domain sockets.
 //!
 //! ```text
 //!  server: socket, bind, listen ─▶ accept ─▶ recv ─▶ send ─▶ recv ─▶ close
@@ -12,11 +13,13 @@
 mod client;
 mod server;
 
-use std::io::BufReader;
+use std::io::{BufReader, Write};
+use std::net::SocketAddr;
 
 use anyhow::{Context, Result, ensure};
 use common::{Process, say, supervise, usage};
-use socket::{Listener, read_line, write_line};
+use socket::read_line;
+use socket2::{Domain, SockAddr, Socket, Type};
 
 /// The default address, on the loopback interface: nobody else on the network can connect.
 const ADDRESS: &str = "127.0.0.1:9000";
@@ -43,40 +46,50 @@ fn main() -> std::process::ExitCode {
 }
 
 fn story() -> Result<()> {
-    // Before the fork, so that the client cannot connect too early, and knows the port: any free one.
-    let listener = socket::listen("127.0.0.1:0")?;
-    let address = listener.local_address()?;
-    say!("socket, bind, listen: on a free port of 127.0.0.1")?;
+    // Before the fork, so that the client cannot connect too early, and knows the port.
+    let listener = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    say!("socket")?;
+    // Port 0 is any free one. (For one that a server has just used, set_reuse_address comes first.)
+    listener.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).context("bind")?;
+    say!("bind:   127.0.0.1, any free port")?;
+    listener.listen(128).context("listen")?;
+    say!("listen")?;
+    let address = listener.local_addr()?;
 
     // Moved into the server: that closes the parent's copy, with which a client could still connect after
-    // the server has died. (A listener with a socket file must stay here: dropping it removes the file.)
+    // the server has died.
     let server = Process::spawn("server", move || server(&listener))?;
     let client = Process::spawn("client", || client(&address))?;
     supervise([server, client])
 }
 
-fn server(listener: &Listener) -> Result<()> {
-    let stream = listener.accept()?;
-    let mut reader = BufReader::new(&stream);
-    let message = read_line(&mut reader)?.context("recv: the client closed")?;
-    // accept here and connect there return in no defined order. Only now that the message is here is the
-    // client known to be past its connect, so only now is this printed.
+fn server(listener: &Socket) -> Result<()> {
+    let (stream, _) = listener.accept().context("accept")?;
+    // recv returns what has come: a part of a message, or several. Read up to the end of the line, which ends
+    // a message here.
+    let mut lines = BufReader::new(&stream);
+    let message = read_line(&mut lines)?.context("recv: the client closed")?;
+    // `accept` and the client's `connect` may return in either order. Only now is the client known to be past it,
+    // so only now is this printed.
     say!("accept: a client")?;
     say!("recv:   {message}")?;
     say!("send:   {message}")?;
-    write_line(&mut &stream, &message).context("send")?;
+    // send may take a part only: write_all calls it again with the rest.
+    (&stream).write_all(format!("{message}\n").as_bytes()).context("send")?;
 
-    ensure!(read_line(&mut reader)?.is_none(), "recv: expected EOF");
+    ensure!(read_line(&mut lines)?.is_none(), "recv: expected EOF");
     say!("recv:   EOF")?;
     drop(stream);
     say!("close")
 }
 
-fn client(address: &str) -> Result<()> {
-    let stream = socket::connect(address, None)?;
-    say!("socket, connect")?;
+fn client(address: &SockAddr) -> Result<()> {
+    let stream = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    say!("socket")?;
+    stream.connect(address).context("connect")?;
+    say!("connect")?;
     say!("send:   Hello")?;
-    write_line(&mut &stream, "Hello").context("send")?;
+    (&stream).write_all(b"Hello\n").context("send")?;
     let reply = read_line(&mut BufReader::new(&stream))?.context("recv: the server closed")?;
     say!("recv:   {reply}")?;
     ensure!(reply == "Hello", "sent Hello, got {reply:?} back");
