@@ -41,7 +41,7 @@ pub fn run(role: &str, dir: &Path) -> Result<()> {
 fn producer(dir: &Path) -> Result<()> {
     say!("waits for a consumer at {REQUESTS} and {REPLIES}")?;
     loop {
-        let done = crate::producer(dir, Some(PATIENCE));
+        let done = exchange(dir);
         let error = done.as_ref().err().and_then(|error| error.downcast_ref());
         // No consumer, or one that is just leaving: begin again, with the FIFOs of the next one.
         if !matches!(error.map(io::Error::kind), Some(ErrorKind::NotFound | ErrorKind::TimedOut)) {
@@ -49,6 +49,24 @@ fn producer(dir: &Path) -> Result<()> {
         }
         std::thread::park_timeout(POLL_INTERVAL);
     }
+}
+
+/// What the story's producer does, among strangers: it neither waits forever at names that may be gone, nor takes
+/// a reply for its own that a stopped producer has left unread.
+fn exchange(dir: &Path) -> Result<()> {
+    let mut requests = fifo::open_writer(&dir.join(REQUESTS), Some(PATIENCE))?;
+    let mut replies = BufReader::new(fifo::open_reader(&dir.join(REPLIES), Some(PATIENCE))?);
+    for message in ["msg 1", "msg 2", "msg 3"] {
+        say!("write {message} to {REQUESTS}")?;
+        fifo::write_line(&mut requests, message).context("write pipe.in")?;
+        while read(&mut replies, REPLIES)? != message {}
+        say!("read  {message} from {REPLIES}")?;
+    }
+    say!("write exit  to {REQUESTS}")?;
+    fifo::write_line(&mut requests, "exit").context("write pipe.in")?;
+    drop(requests);
+    // Not to leave before the consumer has read that, and closes pipe.out.
+    io::copy(&mut replies, &mut io::sink()).map(drop).context("read pipe.out")
 }
 
 /// Echoes lines from any writer until it reads `exit`. A reply that nobody took goes to the next reader.
