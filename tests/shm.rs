@@ -103,6 +103,39 @@ fn each_notices_that_the_other_was_killed() {
     }
 }
 
+/// As in containers that share /dev/shm: none sees the other's process ids.
+#[test]
+fn strangers_in_other_pid_namespaces_meet_and_notice_a_death() {
+    let contained = |role: &str, test: &str| {
+        let mut command = program("unshare", &["-pf", "--kill-child", SHM, role, &name(test)]);
+        let mut program = Program::start(&mut command);
+        program.line_with(&format!("opens {}", name(test)));
+        program
+    };
+    let allowed = std::process::Command::new("unshare").args(["-pf", "true"]).output();
+    if !allowed.is_ok_and(|output| output.status.success()) {
+        return skip("pid namespaces (only root may make one)");
+    }
+    for (inside, outside) in [("reader", "writer"), ("writer", "reader")] {
+        let test = format!("contained-{inside}");
+        let pair = [contained(inside, &test), role(outside, &test)];
+        pair.into_iter().for_each(|program| drop(program.finish().succeeded()));
+        let pair = [role(outside, &test), contained(inside, &test)];
+        pair.into_iter().for_each(|program| drop(program.finish().succeeded()));
+
+        let mut reader = Reader::open(&name(&test), 1024).unwrap();
+        let writer = contained("writer", &test);
+        assert_eq!(*reader.read(None).unwrap(), *b"Hello");
+        writer.kill_group(Signal::SIGKILL);
+        writer.finish_killed();
+        while reader.read(None).is_ok() {}
+        let gone = format!("read {}: the writer is gone", name(&test));
+        assert_eq!(reader.read(None).unwrap_err().to_string(), gone);
+        drop(reader);
+        assert!(!exists(&test));
+    }
+}
+
 #[test]
 fn what_a_killed_run_leaves_is_replaced() {
     let test = "left";
