@@ -7,11 +7,12 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 use tempfile::TempDir;
 use tests::{
     Program, block, check_accidents, check_console_blocks, check_kills, check_story,
     give_to_nobody, has, list, program, program_of_nobody, readme_shows, run, skip, temp_dir,
-    with_tmpfs,
+    wait_for, with_tmpfs,
 };
 
 const FIFO: &str = env!("CARGO_BIN_EXE_fifo");
@@ -113,7 +114,7 @@ fn several_producers_do_not_mix_lines() {
         .stdout(Stdio::null())
         .spawn()
         .unwrap();
-    tests::wait_for("the FIFOs", &mut || dir.path().join("pipe.out").exists());
+    wait_for("the FIFOs", &mut || dir.path().join("pipe.out").exists());
     let cat = shell("cat pipe.out", dir.path());
     // Lines of different lengths, up to a few hundred bytes.
     let write =
@@ -198,6 +199,63 @@ fn a_role_that_is_stopped_can_be_started_again() {
         again.finish().succeeded();
         assert_eq!(list(dir.path()), [""; 0], "left behind");
     }
+}
+
+/// What else has the names by then is the user's.
+#[test]
+fn a_consumer_removes_only_what_it_made() {
+    let dir = temp_dir();
+    let mut consumer = role("consumer", &dir);
+    consumer.line_with("waits for a writer at pipe.in");
+    fs::remove_file(dir.path().join("pipe.in")).unwrap();
+    fs::write(dir.path().join("pipe.in"), "three hours of results").unwrap();
+    fs::rename(dir.path().join("pipe.out"), dir.path().join("kept")).unwrap();
+    fifo::create(&dir.path().join("pipe.out")).unwrap();
+    consumer.kill_group(Signal::SIGTERM);
+    assert_eq!(consumer.finish().code(), 143);
+    let mut left = list(dir.path());
+    left.sort();
+    assert_eq!(left, ["kept", "pipe.in", "pipe.out"]);
+    assert_eq!(fs::read_to_string(dir.path().join("pipe.in")).unwrap(), "three hours of results");
+}
+
+/// At a FIFO that is removed, or replaced by the next consumer's.
+#[test]
+fn a_shell_that_waits_is_let_go() {
+    let dir = temp_dir();
+    let mut consumer = role("consumer", &dir);
+    consumer.line_with("waits for a writer at pipe.in");
+    let cat = shell("exec cat pipe.out", dir.path());
+    wait_for("cat to open", &mut || waits_in_open(&cat));
+    consumer.kill_group(Signal::SIGTERM);
+    consumer.finish();
+    assert!(cat.wait_with_output().unwrap().status.success());
+
+    let mut consumer = role("consumer", &dir);
+    consumer.line_with("waits for a writer at pipe.in");
+    consumer.kill(consumer.pid(), Signal::SIGKILL);
+    consumer.finish_killed();
+    let mut echo = shell("exec 2> /dev/null; echo 'msg 1' > pipe.in", dir.path());
+    wait_for("echo to open", &mut || waits_in_open(&echo));
+    let mut next = role("consumer", &dir);
+    echo.wait().unwrap();
+    next.line_with("waits for a writer at pipe.in");
+    role("producer", &dir).finish().succeeded();
+    next.finish().succeeded();
+}
+
+/// Whether a shell, or the program that it became, waits in openat(2).
+fn waits_in_open(shell: &Child) -> bool {
+    tests::waits_in(Pid::from_raw(shell.id() as i32), nix::libc::SYS_openat)
+}
+
+#[test]
+fn a_producer_in_a_directory_that_is_removed_says_so() {
+    let dir = temp_dir();
+    let mut producer = role("producer", &dir);
+    producer.line_with("waits for a consumer at pipe.in and pipe.out");
+    fs::remove_dir(dir.path()).unwrap();
+    producer.finish().failed(1, &["the directory '' was removed"]);
 }
 
 #[test]
@@ -336,7 +394,10 @@ fn python_can_be_either_side() {
 fn junk_is_an_error_that_says_what_it_is() {
     for (junk, error) in [
         (&b"\xff\n"[..], "read pipe.in: a line is not UTF-8"),
-        (&[b'x'; 10_000], "read pipe.in: a line is longer than 4096 bytes"),
+        (
+            &[[b'x'; 10_000].as_slice(), b"\n"].concat(),
+            "read pipe.in: a line is longer than 4096 bytes",
+        ),
     ] {
         let dir = temp_dir();
         let mut consumer = role("consumer", &dir);

@@ -1,6 +1,8 @@
 //! Who makes and removes the FIFOs when the two roles are strangers: the consumer, as in the article.
 
 use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -9,16 +11,26 @@ use nix::fcntl::{Flock, FlockArg};
 
 use crate::{REPLIES, REQUESTS};
 
-/// A FIFO that this process made; dropping it removes it.
-pub struct Made(PathBuf);
+/// A FIFO that this process made; dropping it removes it, and nothing else that has its name by then.
+pub struct Made {
+    path: PathBuf,
+    id: (u64, u64),
+}
 
 impl Drop for Made {
     fn drop(&mut self) {
-        let _ = fs::remove_file(&self.0);
+        if file_id(&self.path).ok() == Some(self.id) {
+            let _ = fifo::remove(&self.path);
+        }
     }
 }
 
-/// Makes the two FIFOs of a consumer in `dir`, of which `here` is the opened directory.
+/// Which file is at a path: its device and inode.
+fn file_id(path: &Path) -> io::Result<(u64, u64)> {
+    fs::symlink_metadata(path).map(|there| (there.dev(), there.ino()))
+}
+
+/// Creates the consumer's two FIFOs in `dir`; `here` is that directory, opened.
 ///
 /// An exclusive lock on the directory admits one consumer at a time, the next one blocks; a killed process
 /// loses it. The FIFOs are made anew, so that nobody is still connected from before: a producer whose consumer has
@@ -31,13 +43,14 @@ pub fn make(here: File, dir: &Path) -> Result<([Made; 2], Flock<File>)> {
     block_signals()?; // not before: Ctrl-C may end that wait
     let make = |name| {
         let path = dir.join(name);
-        // Not made only to be removed: whoever opened that one would wait at it forever.
+        // Not made only to be removed: whoever opened that one would be let go, with nobody there.
         if path.symlink_metadata().is_ok() {
             fifo::create(&path)?; // refuses anything that is not a FIFO of ours
-            fs::remove_file(&path)?;
+            fifo::remove(&path)?;
         }
         fifo::create(&path)?;
-        anyhow::Ok(Made(path))
+        let id = file_id(&path)?;
+        anyhow::Ok(Made { path, id })
     };
     Ok(([make(REQUESTS)?, make(REPLIES)?], lock)) // dropped in this order
 }

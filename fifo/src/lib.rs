@@ -16,6 +16,9 @@
 //! while let Some(line) = fifo::read_line(&mut lines)? {
 //! ```
 //!
+//! A line that is no message is an error of the kind `InvalidData`, after which the next line can be read. One
+//! collector at a time: two on one FIFO share its lines. An exclusive flock(2) on the directory sees to that.
+//!
 //! # Hazards
 //!
 //! - Two processes that use two FIFOs must open them in the same order. In crossed orders each
@@ -28,9 +31,12 @@
 //! - Writes of up to `PIPE_BUF` (4096) bytes are atomic; longer ones may interleave with those of
 //!   other writers. `writeln!` on a bare [`File`] is several writes: format first, write once.
 //! - With several readers, the bytes go to any of them; even lines may be split.
+//! - Lines that nobody has read are lost when the last reader leaves. A line without its newline joins the next
+//!   writer's line.
+//! - Deadlock: a FIFO holds 64 KiB. Two sides that both write more than that before they read block forever.
 
 use std::fs::{self, File, Metadata, OpenOptions};
-use std::io::{self, BufRead, ErrorKind, Read, Write};
+use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
@@ -38,7 +44,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, tee};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::stat::Mode;
 use nix::unistd::{geteuid, mkfifo, pipe2};
 
@@ -50,8 +56,8 @@ const POLL_INTERVAL: Duration = Duration::from_millis(1);
 
 /// Makes a FIFO at `path` that only this user may open: mkfifo(3) with mode 0600.
 ///
-/// A FIFO of this user that is there already is fine, so both sides may call this, whichever
-/// comes first. Anything else at `path` is left alone, and the error says what it is.
+/// A FIFO of this user that is there already is fine, whatever its mode, so both sides may call this, whichever
+/// comes first, and one made by hand can be used. Anything else at `path` is left alone, and the error says what it is.
 pub fn create(path: &Path) -> io::Result<()> {
     let made = match mkfifo(path, Mode::S_IRUSR | Mode::S_IWUSR) {
         Err(Errno::EEXIST) => adopt(path),
@@ -93,6 +99,38 @@ pub fn open_writer(path: &Path, timeout: Option<Duration>) -> io::Result<File> {
     opened.map_err(|error| named("open for writing", path, error))
 }
 
+/// Removes the FIFO at `path`, and lets go whoever waits for it in open: unlink(2).
+///
+/// Without that, they would wait forever, for nobody can find it any more. A reader then gets EOF, a writer
+/// `BrokenPipe`. Anything else at `path` is left alone, and is an error.
+pub fn remove(path: &Path) -> io::Result<()> {
+    let open = |options: &mut OpenOptions| open(path, options, OFlag::O_NONBLOCK);
+    let removed = || {
+        // Both ends stay open until the name is gone. A writer alone, without a reader, is ENXIO: nobody waits.
+        let _reader = open(OpenOptions::new().read(true))?;
+        let _writer = open(OpenOptions::new().write(true))?;
+        fs::remove_file(path)
+    };
+    removed().map_err(|error| named("unlink", path, error))
+}
+
+/// Waits until there is something to read, or EOF: ppoll(2), `select.select`.
+///
+/// False when `timeout` went by; with `None` it blocks as long as it takes. [`read_line`] may still block for the rest
+/// of a line. At EOF it returns true at once.
+pub fn poll(fifo: &BufReader<File>, timeout: Option<Duration>) -> io::Result<bool> {
+    let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+    while fifo.buffer().is_empty() {
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let mut fds = [PollFd::new(fifo.get_ref().as_fd(), PollFlags::POLLIN)];
+        match ppoll(&mut fds, left.map(Into::into), None) {
+            Err(Errno::EINTR) => {} // with the time that is left
+            ready => return Ok(ready? > 0),
+        }
+    }
+    Ok(true)
+}
+
 /// Writes a message and the end of its line in one write(2).
 ///
 /// Blocks while the pipe is full. Fails with `InvalidInput` if the message contains a newline
@@ -109,8 +147,8 @@ pub fn write_line(fifo: &mut File, message: &str) -> io::Result<()> {
 /// Reads a message: the next line, without its end. `None` means EOF: the last writer is gone.
 ///
 /// Blocks until a whole line has come. Fails with `UnexpectedEof` at EOF in the middle of a line, and with
-/// `InvalidData` if the line is not UTF-8 or longer than [`MAX_LINE`] (no more is ever kept in memory).
-/// After an error any partial line is lost: close the FIFO.
+/// `InvalidData` if the line is not UTF-8 or longer than [`MAX_LINE`] (no more is ever kept in memory). Such a line is
+/// skipped, and the next call reads the next one.
 pub fn read_line(fifo: &mut impl BufRead) -> io::Result<Option<String>> {
     let mut line = Vec::new();
     fifo.by_ref().take(MAX_LINE as u64).read_until(b'\n', &mut line)?;
@@ -124,7 +162,10 @@ pub fn read_line(fifo: &mut impl BufRead) -> io::Result<Option<String>> {
         Some(_) if line.len() + 1 < MAX_LINE => {
             fail(ErrorKind::UnexpectedEof, "the other side ended in the middle of a line")
         }
-        _ => fail(ErrorKind::InvalidData, &format!("a line is longer than {MAX_LINE} bytes")),
+        _ => {
+            fifo.skip_until(b'\n')?;
+            fail(ErrorKind::InvalidData, &format!("a line is longer than {MAX_LINE} bytes"))
+        }
     }
 }
 
@@ -153,11 +194,11 @@ fn open(path: &Path, options: &mut OpenOptions, flags: OFlag) -> io::Result<File
 fn await_writer(reader: &File, timeout: Duration) -> io::Result<()> {
     let (_scratch_reader, scratch) = pipe2(OFlag::O_CLOEXEC)?;
     retry("writer", timeout, || {
-        // poll(2) knows whether a writer has written, or has come and gone, but not of one that has only
+        // ppoll(2) knows whether a writer has written, or has come and gone, but not of one that has only
         // opened. So ask tee(2), which takes nothing away: 0 is "no writer", EAGAIN is "a writer, and
         // nothing written yet".
         let mut fds = [PollFd::new(reader.as_fd(), PollFlags::POLLIN)];
-        if poll(&mut fds, PollTimeout::ZERO)? > 0 {
+        if ppoll(&mut fds, Some(Duration::ZERO.into()), None)? > 0 {
             return Ok(Some(()));
         }
         match tee(reader, &scratch, 1, SpliceFFlags::SPLICE_F_NONBLOCK) {
@@ -309,6 +350,56 @@ mod tests {
     }
 
     #[test]
+    fn whoever_waits_in_open_is_let_go_when_the_fifo_is_removed() {
+        for _ in 0..100 {
+            let (_dir, path) = made();
+            std::thread::scope(|scope| {
+                let reader = scope.spawn(|| open_reader(&path, None));
+                // It may come before or after, but it never waits at a FIFO that is gone.
+                remove(&path).unwrap();
+                match reader.join().unwrap() {
+                    Ok(mut reader) => assert_eq!(reader.read(&mut [0]).unwrap(), 0),
+                    Err(error) => assert_eq!(error.kind(), ErrorKind::NotFound),
+                }
+            });
+            create(&path).unwrap();
+            std::thread::scope(|scope| {
+                let writer = scope.spawn(|| open_writer(&path, None));
+                remove(&path).unwrap();
+                match writer.join().unwrap() {
+                    Ok(mut writer) => {
+                        let error = write_line(&mut writer, "msg 1").unwrap_err();
+                        assert_eq!(error.kind(), ErrorKind::BrokenPipe);
+                    }
+                    Err(error) => assert_eq!(error.kind(), ErrorKind::NotFound),
+                }
+            });
+            fs::write(&path, "precious").unwrap();
+            assert_eq!(remove(&path).unwrap_err().kind(), ErrorKind::AlreadyExists);
+            assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
+        }
+    }
+
+    #[test]
+    fn poll_waits_for_a_line_or_the_end() {
+        let (_dir, path) = made();
+        std::thread::scope(|scope| {
+            let reader = scope.spawn(|| BufReader::new(open_reader(&path, None).unwrap()));
+            let mut writer = open_writer(&path, None).unwrap();
+            let mut reader = reader.join().unwrap();
+            assert!(!poll(&reader, SOON).unwrap());
+            writer.write_all(b"msg 1\nmsg 2\n").unwrap();
+            for message in ["msg 1", "msg 2"] {
+                assert!(poll(&reader, None).unwrap());
+                assert_eq!(read_line(&mut reader).unwrap().unwrap(), message);
+            }
+            assert!(!poll(&reader, SOON).unwrap());
+            drop(writer);
+            assert!(poll(&reader, None).unwrap());
+        });
+    }
+
+    #[test]
     fn a_writer_that_came_and_went_was_there() {
         let (_dir, path) = made();
         std::thread::scope(|scope| {
@@ -356,9 +447,13 @@ mod tests {
                 }
             }
         }
-        // Without an end it would go on forever.
-        let mut endless = io::BufReader::new(io::repeat(b'x'));
-        assert!(read_line(&mut endless).is_err());
+        // Kept in memory is no more than a line, and the next one can be read.
+        let mut long =
+            io::BufReader::new(io::repeat(b'x').take(1 << 24).chain(&b"\nmsg \xff\nmsg 1\n"[..]));
+        for _ in 0..2 {
+            assert_eq!(read_line(&mut long).unwrap_err().kind(), ErrorKind::InvalidData);
+        }
+        assert_eq!(read_line(&mut long).unwrap().unwrap(), "msg 1");
     }
 
     #[test]

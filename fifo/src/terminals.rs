@@ -10,10 +10,11 @@
 
 use std::fs::File;
 use std::io::{self, BufReader, ErrorKind};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use common::{Process, say, set_role, supervise};
 
 use crate::{REPLIES, REQUESTS, fifos, read};
@@ -31,16 +32,17 @@ pub fn run(role: &str, dir: &Path) -> Result<()> {
     let here = dir.join(".");
     let here = File::open(&here).with_context(|| format!("open {}", here.display()))?;
     if role == "producer" {
-        return supervise([Process::spawn(role, || producer(dir))?]);
+        return supervise([Process::spawn(role, || producer(dir, &here))?]);
     }
     let _fifos = fifos::make(here, dir)?;
     supervise([Process::spawn(role, || consumer(dir))?])
 }
 
-/// The producer of the story, as soon as there is a consumer.
-fn producer(dir: &Path) -> Result<()> {
+/// The producer of the story, as soon as there is a consumer in `dir`, which is open as `here`.
+fn producer(dir: &Path, here: &File) -> Result<()> {
     say!("waits for a consumer at {REQUESTS} and {REPLIES}")?;
     loop {
+        ensure!(here.metadata()?.nlink() > 0, "the directory '{}' was removed", dir.display());
         let done = exchange(dir);
         let error = done.as_ref().err().and_then(|error| error.downcast_ref());
         // No consumer, or one that is just leaving: begin again, with the FIFOs of the next one.
