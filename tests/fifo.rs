@@ -40,7 +40,8 @@ fn bad_arguments_are_refused() {
     let help = run(&mut program(FIFO, &["--help"])).succeeded();
     assert!(help.contains("Usage: cargo run -p fifo "), "{help}");
     let refused = run(&mut program(FIFO, &["x", "y"]));
-    assert_eq!((refused.code(), refused.stdout.as_str(), refused.stderr), (2, "", help));
+    let error = format!("error: unknown arguments: x y\n\n{help}");
+    assert_eq!((refused.code(), refused.stdout.as_str(), refused.stderr), (2, "", error));
 }
 
 /// One role in a terminal of its own, in the directory where the two meet.

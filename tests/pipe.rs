@@ -69,7 +69,8 @@ fn bad_arguments_are_refused() {
     let help = run(&mut program(PIPE, &["--help"])).succeeded();
     assert!(help.contains("Usage: cargo run -p pipe "), "{help}");
     let refused = run(&mut program(PIPE, &["both", "ways"]));
-    assert_eq!((refused.code(), refused.stdout.as_str(), refused.stderr), (2, "", help));
+    let error = format!("error: unknown arguments: both ways\n\n{help}");
+    assert_eq!((refused.code(), refused.stdout.as_str(), refused.stderr), (2, "", error));
 }
 
 /// Starts Python with our pipes as its stdin and stdout, and `receive` and `send` made of them.

@@ -41,6 +41,8 @@ fn main() {
         a_child_that_somebody_else_reaped_is_not_killed,
         a_command_gets_its_signals_back,
         try_wait_tells_without_blocking,
+        of_several_children_each_sees_its_own_end,
+        a_child_that_cannot_be_killed_is_not_waited_for,
         the_mask_of_the_caller_is_the_childs,
         a_role_may_be_long_and_in_any_language,
         a_child_in_another_pid_namespace_knows_no_parent,
@@ -354,6 +356,70 @@ fn try_wait_tells_without_blocking() {
     {
         assert_eq!(error.to_string(), expected);
     }
+}
+
+/// The pattern of `spawn_with`: without `clear`, the second child would keep the first one's pipe open.
+fn of_several_children_each_sees_its_own_end() {
+    let (mut workers, mut ours) = (Vec::new(), Vec::new());
+    for name in ["worker 1", "worker 2", "worker 3"] {
+        let (worker, end) = Process::spawn_with(name, pipe(), |mut write| {
+            ours.clear();
+            write.write_all(name.as_bytes())?;
+            wait_forever()
+        })
+        .unwrap();
+        ours.push(end);
+        workers.push(worker);
+    }
+    for (mut end, worker) in ours.into_iter().zip(workers) {
+        let name = worker.name().to_owned();
+        end.read_exact(&mut vec![0; name.len()]).unwrap();
+        drop(worker); // the others live on
+        assert_eq!(end.read(&mut [0]).unwrap(), 0, "{name}");
+    }
+
+    let (mut workers, mut ours) = (Vec::new(), Vec::new());
+    for name in ["worker 1", "worker 2", "worker 3"] {
+        let (read, write) = pipe();
+        let (worker, end) = Process::spawn_with(name, (write, read), |mut read| {
+            ours.clear();
+            assert_eq!(read.read(&mut [0])?, 0);
+            Ok(())
+        })
+        .unwrap();
+        ours.push(end);
+        workers.push(worker);
+    }
+    for (end, worker) in ours.into_iter().zip(workers) {
+        drop(end); // the others live on, and stay open
+        worker.join().unwrap();
+    }
+}
+
+/// As one that runs a setuid program.
+fn a_child_that_cannot_be_killed_is_not_waited_for() {
+    let (mut wait, go) = pipe();
+    let kept = go.try_clone().unwrap(); // until this check ends
+    let until_the_end = std::os::fd::AsRawFd::as_raw_fd(&kept);
+    let child = Process::spawn("child", || {
+        let (mut started, start) = pipe();
+        let grandchild = Process::spawn("grandchild", move || {
+            nix::unistd::close(until_the_end)?;
+            drop(go);
+            nix::sys::prctl::set_pdeathsig(None)?;
+            drop(start);
+            wait.read_exact(&mut [0]).or(Ok(()))
+        })?;
+        assert_eq!(started.read(&mut [0])?, 0);
+        let stranger = nix::unistd::Uid::from_raw(54321);
+        if nix::unistd::setresuid(stranger, stranger, stranger).is_err() {
+            tests::skip("a child that is not ours to kill (only root can make one)");
+        }
+        drop(grandchild);
+        Ok(())
+    });
+    // Would it wait for the grandchild, that would wait for us.
+    child.unwrap().join().unwrap();
 }
 
 /// What the caller has blocked by itself, before or after, stays blocked.

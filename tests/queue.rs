@@ -54,7 +54,8 @@ fn bad_arguments_are_refused() {
     let help = run(&mut program(QUEUE, &["--help"])).succeeded();
     assert!(help.contains("Usage: cargo run -p queue "), "{help}");
     let refused = run(&mut program(QUEUE, &["x", "y"]));
-    assert_eq!((refused.code(), refused.stdout.as_str(), refused.stderr), (2, "", help));
+    let error = format!("error: unknown arguments: x y\n\n{help}");
+    assert_eq!((refused.code(), refused.stdout.as_str(), refused.stderr), (2, "", error));
 }
 
 #[test]

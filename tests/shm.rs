@@ -35,7 +35,8 @@ fn bad_arguments_are_refused() {
     let help = run(&mut program(SHM, &["--help"])).succeeded();
     assert!(help.contains("Usage: cargo run -p shm "), "{help}");
     let refused = run(&mut program(SHM, &["x", "y"]));
-    assert_eq!((refused.code(), refused.stdout.as_str(), refused.stderr), (2, "", help));
+    let error = format!("error: unknown arguments: x y\n\n{help}");
+    assert_eq!((refused.code(), refused.stdout.as_str(), refused.stderr), (2, "", error));
     let error = "shm_open cnblogs: a name is a slash, and up to 255 bytes without one";
     run(&mut program(SHM, &["reader", "cnblogs"])).failed(2, &[error]);
 }

@@ -37,7 +37,8 @@ fn bad_arguments_are_refused() {
     let help = run(&mut program(SOCKET, &["--help"])).succeeded();
     assert!(help.contains("Usage: cargo run -p socket "), "{help}");
     let refused = run(&mut program(SOCKET, &["x", "y"]));
-    assert_eq!((refused.code(), refused.stdout.as_str(), refused.stderr), (2, "", help));
+    let error = format!("error: unknown arguments: x y\n\n{help}");
+    assert_eq!((refused.code(), refused.stdout.as_str(), refused.stderr), (2, "", error));
     for role in ["server", "client"] {
         let error = "address '9000': expected HOST:PORT, [IPV6]:PORT or unix:/PATH\n";
         run(&mut program(SOCKET, &[role, "9000"])).failed(2, &[error]);
@@ -113,6 +114,29 @@ fn messages_can_be_piped_in() {
     let received = printed.lines().filter_map(|line| line.split_once("recv:   "));
     assert!(received.map(|(_, reply)| reply).eq(["Hello", "Alpha_Panda"]), "{printed}");
     assert!(output.status.success());
+    stop(server);
+}
+
+#[test]
+fn what_is_sent_is_what_was_typed() {
+    let (server, address) = server("127.0.0.1:0");
+    let printed = run(&mut program(SOCKET, &["client", &address, "Hello", "-h"])).succeeded();
+    assert!(printed.ends_with("recv:   -h\n"), "{printed}");
+    let client = |input: Stdio| {
+        let mut client = Command::new(SOCKET);
+        client.args(["client", &address]).stdin(input).output().unwrap()
+    };
+    let dir = temp_dir();
+    fs::write(dir.path().join("input"), "CR\r\n\nlast").unwrap();
+    let output = client(fs::File::open(dir.path().join("input")).unwrap().into());
+    let printed = String::from_utf8(output.stdout).unwrap();
+    let received = printed.lines().filter_map(|line| line.split_once("recv:   "));
+    assert!(received.map(|(_, reply)| reply).eq(["CR\\r", "", "last"]), "{printed}");
+    // Without an end it would take all memory.
+    let output = client(fs::File::open("/dev/zero").unwrap().into());
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(error.contains("read stdin: a line is longer than 65536 bytes"), "{error}");
+    assert_eq!(output.status.code(), Some(1));
     stop(server);
 }
 

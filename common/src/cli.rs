@@ -6,9 +6,10 @@ use nix::sys::signal::Signal;
 
 use crate::{log, role, say};
 
-/// For arguments that no `match` arm takes: prints the help text to stderr, and exits with 2.
-pub fn usage(help: &str) -> ! {
-    let _ = io::stderr().write_all(help.as_bytes());
+/// For arguments that no `match` arm takes: prints them and the help text to stderr, and exits with 2.
+pub fn usage(help: &str, args: &[&str]) -> ! {
+    let error = format!("error: unknown arguments: {}\n\n{help}", args.join(" "));
+    let _ = io::stderr().write_all(error.as_bytes());
     std::process::exit(2)
 }
 
@@ -21,7 +22,8 @@ pub fn main(help: &str, run: impl FnOnce(&[&str]) -> Result<()>) -> ExitCode {
     let args: Vec<_> = std::env::args_os().skip(1).collect();
     let args: Option<Vec<&str>> = args.iter().map(|arg| arg.to_str()).collect();
     let result = match args.as_deref() {
-        Some([.., "--help" | "-h"]) => log::print(help),
+        // Not the last of several: that may be a message.
+        Some(["--help" | "-h"] | [_, "--help" | "-h"]) => log::print(help),
         Some(args) => log::start().and_then(|()| run(args)),
         None => Err(Error::new(ErrorKind::InvalidInput, "arguments must be UTF-8").into()),
     };

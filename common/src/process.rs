@@ -6,7 +6,10 @@
 //! # Hazards
 //!
 //! - A fork copies every open descriptor. As long as *any* process keeps a copy of the far end of a pipe,
-//!   its reader never sees EOF: close what is not yours, or let [`Process::spawn_with`] do it.
+//!   its reader never sees EOF: close what is not yours, or let [`Process::spawn_with`] do it. That includes what the
+//!   parent holds for other children.
+//! - A child is killed with its parent, but not what it starts by a [`Command`]; nor a child that drops its privileges
+//!   (setuid(2)): the kernel then forgets that it is to be killed. It must call prctl(2), `PR_SET_PDEATHSIG`, again.
 //! - A fork copies one thread only, so `spawn` refuses a process that has more. A program with threads
 //!   starts `std::process::Command` instead, and hands descriptors down.
 
@@ -78,7 +81,8 @@ impl Process {
     /// the parent and let `body` borrow it.
     ///
     /// The child's exit status is 0, 1 after an error (printed with its causes) or 101 after a
-    /// panic. It is killed when this thread ends, so that it never becomes an orphan. Signals that
+    /// panic. It is killed when this thread ends, so that it never becomes an orphan (unless it drops its privileges,
+    /// see above). Signals that
     /// [`block_signals`] blocked are unblocked in it; those that the caller blocked stay blocked.
     ///
     /// Sets SIGCHLD to its default, also where the caller had a handler for it. Fails when this process has
@@ -120,6 +124,20 @@ impl Process {
     /// The child closes the parent's end and runs `body` with its own; the parent closes the
     /// child's end and gets its own back. So when one of the two ends, however it ends, the
     /// other sees EOF instead of blocking forever.
+    ///
+    /// That holds for one child. A second one inherits the parent's end to the first, and keeps it open. So keep
+    /// the ends in a place that each child clears before anything else:
+    ///
+    /// ```text
+    /// let mut ours = vec![];
+    /// for name in ["worker 1", "worker 2"] {
+    ///     let (worker, end) = Process::spawn_with(name, pipe::duplex()?, |theirs| {
+    ///         ours.clear(); // in the child only
+    ///         worker(theirs)
+    ///     })?;
+    ///     ours.push(end);
+    /// }
+    /// ```
     pub fn spawn_with<P, C>(
         name: &str,
         ends: (P, C),
@@ -146,6 +164,8 @@ impl Process {
     }
 
     /// Blocks until the child has ended: waitpid(2), `Process.join()`.
+    ///
+    /// First receive what it sends: a child that blocks since its pipe or queue is full never ends.
     ///
     /// Unlike Python's, it is an error when the child failed, panicked or was killed.
     pub fn join(mut self) -> Result<()> {
@@ -261,6 +281,8 @@ pub fn unblock_signals(command: &mut Command) -> &mut Command {
 /// Blocks until all `processes` have ended. The first that fails, or a stop signal, ends the others, by
 /// SIGKILL. If it was not killed, it may have failed for want of another one: so that one has up to 100 ms to say
 /// so, too.
+///
+/// A parent that does something else meanwhile asks each with [`Process::try_wait`].
 ///
 /// The parent sleeps until SIGCHLD says that a child ended: signalfd(2), ppoll(2). Stop signals stay
 /// blocked afterwards (see [`block_signals`]), so that nothing cuts the clean-up short.

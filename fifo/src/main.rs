@@ -33,7 +33,7 @@ fn main() -> std::process::ExitCode {
         [] => story(),
         [role @ ("consumer" | "producer")] => terminals::run(role, Path::new("")),
         [role @ ("consumer" | "producer"), dir] => terminals::run(role, Path::new(dir)),
-        _ => usage(HELP),
+        args => usage(HELP, args),
     })
 }
 

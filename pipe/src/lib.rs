@@ -18,11 +18,14 @@
 //! fork each process drops the end that is not its own. The article's Python does not, and
 //! its `recv()` blocks forever when the child is killed.
 //!
+//! A second child also inherits the parent's end to the first; see `Process::spawn_with` of process.rs.
+//!
 //! # Deadlock
 //!
 //! If both sides send more than the pipe holds before receiving, both block forever. A pipe holds 128 KiB, and
 //! 8 KiB from an ordinary user's 513th on. Take turns, or split the [`Connection`] with [`Connection::into_parts`]
-//! and receive in a separate thread.
+//! and receive in a separate thread. Likewise receive before you join the child: it may still be sending.
+//! [`Sender::send`] has no timeout.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, ErrorKind, IoSlice, Read, Write};
@@ -239,6 +242,20 @@ impl From<OwnedFd> for Sender {
     }
 }
 
+/// For a `std::process::Command`, as its stdin or stdout or inherited: before the first `recv`, which reads ahead.
+impl From<Receiver> for OwnedFd {
+    fn from(receiver: Receiver) -> OwnedFd {
+        receiver.reader.into_inner().into()
+    }
+}
+
+/// For a `std::process::Command`, likewise.
+impl From<Sender> for OwnedFd {
+    fn from(sender: Sender) -> OwnedFd {
+        sender.file.into()
+    }
+}
+
 /// Appends the length that goes before a message.
 fn encode_length(frame: &mut Vec<u8>, length: usize) {
     match i32::try_from(length) {
@@ -291,6 +308,22 @@ mod tests {
             thread.join().unwrap();
             assert_eq!(receiver.recv().unwrap(), None);
         }
+    }
+
+    #[test]
+    fn a_command_can_be_given_an_end() {
+        use std::process::{Command, Stdio};
+        let ((from_us, mut sender), (mut receiver, to_us)) =
+            (simplex().unwrap(), simplex().unwrap());
+        let mut cat = Command::new("cat");
+        cat.stdin(Stdio::from(OwnedFd::from(from_us))).stdout(Stdio::from(OwnedFd::from(to_us)));
+        let mut child = cat.spawn().unwrap();
+        drop(cat); // it keeps copies of both
+        sender.send(b"Data@subprocess").unwrap();
+        assert_eq!(receiver.recv().unwrap().unwrap(), b"Data@subprocess");
+        drop(sender);
+        assert_eq!(receiver.recv().unwrap(), None);
+        assert!(child.wait().unwrap().success());
     }
 
     #[test]

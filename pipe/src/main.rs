@@ -25,7 +25,7 @@ fn main() -> std::process::ExitCode {
     common::main(HELP, |args| match args {
         [] => story(),
         ["half-duplex"] => half_duplex::run(),
-        _ => usage(HELP),
+        args => usage(HELP, args),
     })
 }
 

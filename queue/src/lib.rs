@@ -24,10 +24,30 @@
 //!   capacity 1 then deadlocks. No value is corrupted, duplicated or reordered by that, and calls with a timeout
 //!   still return in time. Where processes may be killed, a pipe, a socket or an ipc-channel to each of them is
 //!   the better choice: there the kernel reports the death as EOF.
-//! - An `Option` directly inside an `Option` loses a layer, as in JSON: `Some(None)` comes out as `None`. A value
-//!   nested more than a hundred deep may be lost: `get` fails.
+//! - An `Option` directly inside an `Option` loses a layer, as in JSON: `Some(None)` comes out as `None`, also where
+//!   a newtype stands between the two. Inside untagged and internally tagged enums and `flatten`, `get` fails for
+//!   `IpAddr` (and what else serde writes in two ways), `u128`, `i128` and `()`. A value nested more than a hundred
+//!   deep may be lost likewise.
+//! - Deadlock: a process that joins its children before it gets their results waits forever, once there are more than
+//!   the queue holds. Get first.
 //! - Each value wakes all processes that wait for one: the queue is made for a few, not for dozens.
+//! - `exec` closes a queue: it is for forked children, not for the programs that they start.
 //! - Bytes are best sent as `serde_bytes::ByteBuf`: serde writes a `Vec<u8>` element by element.
+
+//!
+//! # Collecting results
+//!
+//! A parent that gets results must notice when a worker dies, since there is no EOF. It looks whenever none came in
+//! time (`Process::try_wait` of process.rs, or `Child::try_wait`):
+//!
+//! ```text
+//! let result = loop {
+//!     match results.get_timeout(Duration::from_millis(100)) {
+//!         Err(GetError::Empty) => workers.iter_mut().try_for_each(|worker| worker.try_wait().map(drop))?,
+//!         result => break result?,
+//!     }
+//! };
+//! ```
 
 mod tokens;
 
@@ -106,14 +126,11 @@ impl<T: Serialize + DeserializeOwned> Queue<T> {
         }
         let file = memfd_create("queue", MFdFlags::MFD_CLOEXEC);
         let file = file.map_err(|e| named("memfd_create", e.into()))?.into();
-        // Writing past the limit (ulimit -f) would kill the process with SIGXFSZ.
-        let limit = getrlimit(Resource::RLIMIT_FSIZE);
-        let (limit, _) = limit.map_err(|e| named("getrlimit", e.into()))?;
         let queue = Queue {
             free: Tokens::new()?,
             filled: Tokens::new()?,
             file,
-            stride: MAX_LENGTH.min(limit / capacity as u64),
+            stride: MAX_LENGTH.min(file_limit()? / capacity as u64),
             buffer: RefCell::default(),
             values: PhantomData,
         };
@@ -135,8 +152,8 @@ impl<T: Serialize + DeserializeOwned> Queue<T> {
         self.put_timeout(value, Duration::ZERO)
     }
 
-    /// Puts a value in, and blocks up to `timeout` for a free slot: `Queue.put(value, True, timeout)`. The time
-    /// to encode it comes on top.
+    /// Puts a value in, and blocks up to `timeout` for a free slot: `Queue.put(value, True, timeout)`. The time that it
+    /// takes to encode the value counts, but a slot that is free then is taken.
     pub fn put_timeout(&self, value: T, timeout: Duration) -> Result<(), PutError<T>> {
         match self.put_until(value, Instant::now().checked_add(timeout))? {
             Some(value) => Err(PutError::Full(value)),
@@ -173,7 +190,11 @@ impl<T: Serialize + DeserializeOwned> Queue<T> {
         let Some(slot) = self.free.acquire(deadline)? else {
             return Ok(Some(value));
         };
-        let written = self.file.write_all_at(&encoded, slot);
+        // Not only what the maker of the queue may write: beyond the limit of this process, SIGXFSZ would kill it.
+        let written = file_limit().and_then(|limit| match slot + length <= limit {
+            true => self.file.write_all_at(&encoded, slot),
+            false => Err(ErrorKind::FileTooLarge.into()),
+        });
         self.recycle(encoded);
         match written {
             Ok(()) => self.filled.release(slot + length).map(|()| None),
@@ -221,6 +242,12 @@ const PAD: usize = 11;
 fn encode(value: &impl Serialize, mut buffer: Vec<u8>) -> io::Result<Vec<u8>> {
     buffer.resize(PAD, 0);
     cbor4ii::serde::to_vec(buffer, value).map_err(invalid)
+}
+
+/// The largest file that this process may write: `ulimit -f`.
+fn file_limit() -> io::Result<u64> {
+    let limit = getrlimit(Resource::RLIMIT_FSIZE);
+    limit.map(|(limit, _)| limit).map_err(|errno| named("getrlimit", errno.into()))
 }
 
 fn invalid(error: impl Display) -> io::Error {

@@ -37,7 +37,7 @@ fn main() -> std::process::ExitCode {
         ["channel"] => channel::run(),
         ["consumer"] => terminals::consume(),
         ["producer", name] => terminals::produce(name),
-        _ => usage(HELP),
+        args => usage(HELP, args),
     })
 }
 

@@ -38,7 +38,7 @@ fn main() -> std::process::ExitCode {
         [role @ ("writer" | "reader"), name] => terminals::run(role, name),
         ["isolation"] => isolation::run(),
         ["race"] => race::run(),
-        _ => usage(HELP),
+        args => usage(HELP, args),
     })
 }
 

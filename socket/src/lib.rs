@@ -15,7 +15,13 @@
 //!
 //! - A stream has no message boundaries: two sends can arrive as one receive, and one as two. Agree
 //!   on a frame; here a message is a line. And use `write_all`, never a bare `write`.
-//! - A peer that stays and sends nothing blocks a reader forever: set a read timeout.
+//! - A peer that stays and sends nothing blocks a reader forever: set a read timeout. It begins anew with each byte.
+//! - Deadlock: if both sides send more than the buffers hold before receiving, both block forever. A Unix-domain socket
+//!   holds some 280 messages, however short.
+//! - Closing with replies unread resets a TCP connection, and the peer may lose what was sent before: shut down the
+//!   writing side, read to EOF, then close.
+//! - Large or binary messages: `pipe::Sender` and `pipe::Receiver` over the stream (`From<OwnedFd>`), with frames that
+//!   Python's `multiprocessing.connection` reads, too.
 //! - An address like `0.0.0.0:9000` listens to the whole network, without a password or a secret.
 //! - Between hosts a peer can vanish silently (a pulled cable); only a timeout detects it.
 
@@ -45,6 +51,13 @@ pub const MAX_LINE: usize = 64 * 1024;
 
 /// A socket that accepts connections: socket(2), bind(2), listen(2).
 ///
+/// A server that can be stopped polls it together with its own end, such as a pipe or a signalfd(2):
+///
+/// ```text
+/// let mut fds = [&listener.as_fd(), &stop.as_fd()].map(|fd| PollFd::new(*fd, PollFlags::POLLIN));
+/// poll(&mut fds, PollTimeout::NONE)?; // stop has ended, or a client waits
+/// ```
+///
 /// Dropping it closes it, and removes the socket file that it made: also where it was moved into a child
 /// and the parent's copy is dropped, so lend it to the child instead.
 #[derive(Debug)]
@@ -59,7 +72,8 @@ pub struct Listener {
 /// Port 0 stands for any free port; [`Listener::local_address`] tells which. A name is
 /// resolved, and the first usable address is used.
 ///
-/// A socket file is made with mode 0600. If there is a stale one, it is replaced; anything else at that
+/// A socket file is made with mode 0600: to let others in, call `std::fs::set_permissions` afterwards (they need to
+/// write to it, and to enter its directory). If there is a stale one, it is replaced; anything else at that
 /// path is left alone, and is an error. Staleness is tested by connecting: a live server sees a client come
 /// and go, and one that has bound and does not listen yet (not one of ours) is taken for stale.
 ///
@@ -81,6 +95,9 @@ pub fn listen(address: &str) -> io::Result<Listener> {
 }
 
 /// Connects to a server: socket(2), connect(2).
+///
+/// A client that may start before its server tries again on `ConnectionRefused` and `NotFound`, now and then, until a
+/// deadline: there is no event to wait for.
 ///
 /// Blocks up to `timeout` (`None`: as long as the kernel tries, about two minutes for a host that
 /// does not answer). It returns as soon as the server's kernel has queued the
@@ -135,7 +152,8 @@ impl AsFd for Listener {
 ///
 /// Blocks while the buffer is full. Fails with `InvalidInput` if the message contains a newline
 /// or is longer than [`MAX_LINE`], with `BrokenPipe` or `ConnectionReset` when the other
-/// side is gone, and with `TimedOut` if the stream has a write timeout.
+/// side is gone, and with `TimedOut` if the stream has a write timeout. After an error a part of the line may have
+/// been sent: close the stream.
 pub fn write_line(stream: &mut impl Write, message: &str) -> io::Result<()> {
     let line = [message, "\n"].concat();
     if line.len() > MAX_LINE || message.contains('\n') {

@@ -41,7 +41,7 @@ fn main() -> std::process::ExitCode {
         ["server", address] => server::run(address),
         ["client"] => client::run(ADDRESS, &[]),
         ["client", address, messages @ ..] => client::run(address, messages),
-        _ => usage(HELP),
+        args => usage(HELP, args),
     })
 }
 

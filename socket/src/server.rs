@@ -1,5 +1,7 @@
 //! A server in a terminal of its own: it echoes lines, to any number of clients, on any host.
 //!
+//! Its log must be read: a pipe as stdout that nobody drains is full after some 900 clients, and then blocks it.
+//!
 //! The article: 可以跨主机的进程间通信, and 在同一主机的不同进程间进行通信 as well.
 //!
 //! ```text
