@@ -31,6 +31,8 @@
 //! - Deadlock: a process that joins its children before it gets their results waits forever, once there are more than
 //!   the queue holds. Get first.
 //! - Each value wakes all processes that wait for one: the queue is made for a few, not for dozens.
+//! - A process that lowers its `ulimit -f` after the queue was made is killed by SIGXFSZ at its next `put`. (To look at
+//!   the limit each time would cost as much as a write.)
 //! - `exec` closes a queue: it is for forked children, not for the programs that they start.
 //! - Bytes are best sent as `serde_bytes::ByteBuf`: serde writes a `Vec<u8>` element by element.
 
@@ -126,11 +128,14 @@ impl<T: Serialize + DeserializeOwned> Queue<T> {
         }
         let file = memfd_create("queue", MFdFlags::MFD_CLOEXEC);
         let file = file.map_err(|e| named("memfd_create", e.into()))?.into();
+        // Writing past the limit (ulimit -f) would kill the process with SIGXFSZ.
+        let limit = getrlimit(Resource::RLIMIT_FSIZE);
+        let (limit, _) = limit.map_err(|e| named("getrlimit", e.into()))?;
         let queue = Queue {
             free: Tokens::new()?,
             filled: Tokens::new()?,
             file,
-            stride: MAX_LENGTH.min(file_limit()? / capacity as u64),
+            stride: MAX_LENGTH.min(limit / capacity as u64),
             buffer: RefCell::default(),
             values: PhantomData,
         };
@@ -190,11 +195,7 @@ impl<T: Serialize + DeserializeOwned> Queue<T> {
         let Some(slot) = self.free.acquire(deadline)? else {
             return Ok(Some(value));
         };
-        // Not only what the maker of the queue may write: beyond the limit of this process, SIGXFSZ would kill it.
-        let written = file_limit().and_then(|limit| match slot + length <= limit {
-            true => self.file.write_all_at(&encoded, slot),
-            false => Err(ErrorKind::FileTooLarge.into()),
-        });
+        let written = self.file.write_all_at(&encoded, slot);
         self.recycle(encoded);
         match written {
             Ok(()) => self.filled.release(slot + length).map(|()| None),
@@ -242,12 +243,6 @@ const PAD: usize = 11;
 fn encode(value: &impl Serialize, mut buffer: Vec<u8>) -> io::Result<Vec<u8>> {
     buffer.resize(PAD, 0);
     cbor4ii::serde::to_vec(buffer, value).map_err(invalid)
-}
-
-/// The largest file that this process may write: `ulimit -f`.
-fn file_limit() -> io::Result<u64> {
-    let limit = getrlimit(Resource::RLIMIT_FSIZE);
-    limit.map(|(limit, _)| limit).map_err(|errno| named("getrlimit", errno.into()))
 }
 
 fn invalid(error: impl Display) -> io::Error {
