@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use tempfile::TempDir;
 use tests::{
-    Program, block, check_accidents, check_console_blocks, check_kills, check_story,
+    Program, block, check_accidents, check_console_blocks, check_kills, check_story, example,
     give_to_nobody, has, list, program, program_of_nobody, readme_shows, run, skip, temp_dir,
     wait_for, with_tmpfs,
 };
@@ -410,4 +410,46 @@ fn junk_is_an_error_that_says_what_it_is() {
         drop(reader);
         assert_eq!(list(dir.path()), [""; 0], "left behind");
     }
+}
+
+#[test]
+fn a_daemon_takes_commands_from_any_shell() {
+    let control = example(FIFO, "control");
+    let dir = temp_dir();
+    let start = || Program::start(program(&control, &["."]).current_dir(dir.path()));
+    let mut daemon = start();
+    assert_eq!(daemon.line(), "waits for: echo status > ./control");
+    start().finish().failed(1, &["error: another daemon runs here"]);
+    let echo = |line: &str| {
+        let written = shell(&format!("printf '{line}' > control"), dir.path()).wait().unwrap();
+        assert!(written.success());
+    };
+    // Many shells at once, each gone before the next line is read.
+    let shells: Vec<_> = (0..50).map(|_| shell("echo reload > control", dir.path())).collect();
+    shells.into_iter().for_each(|mut shell| assert!(shell.wait().unwrap().success()));
+    (0..50).for_each(|_| assert_eq!(daemon.line(), "reload: done"));
+    echo("status\\n");
+    assert_eq!(daemon.line(), "status: 50 reloads");
+    echo("\\377\\n");
+    assert_eq!(daemon.line(), "skipped: a line is not UTF-8");
+    echo(&("x".repeat(5000) + "\\nnonsense\\n"));
+    assert_eq!(daemon.line(), "skipped: a line is longer than 4096 bytes");
+    assert_eq!(daemon.line(), "unknown command: \"nonsense\"");
+    // What was killed leaves its FIFO, which is used again.
+    daemon.kill(daemon.pid(), Signal::SIGKILL);
+    daemon.finish_killed();
+    assert_eq!(list(dir.path()), ["control"]);
+    let mut daemon = start();
+    daemon.line();
+    daemon.kill_group(Signal::SIGINT);
+    let finished = daemon.finish();
+    assert_eq!((finished.code(), finished.stderr.as_str()), (130, ""));
+    let mut daemon = start();
+    daemon.line();
+    echo("quit\\n");
+    assert_eq!(daemon.line(), "quit");
+    daemon.finish().succeeded();
+    assert_eq!(list(dir.path()), [""; 0], "left behind");
+    let missing = run(&mut program(&control, &["/nonexistent"]));
+    missing.failed(1, &["error: open /nonexistent: No such file or directory"]);
 }

@@ -5,11 +5,12 @@ use std::fs;
 use std::io::{ErrorKind, Read};
 use std::process::{Child, Command, Stdio};
 
+use nix::sys::signal::Signal;
 use nix::unistd::{Pid, getpid};
 use pipe::{Receiver, Sender};
 use tests::{
-    Program, check_accidents, check_console_blocks, check_kills, check_story, has, program,
-    readme_shows, run, skip,
+    Program, check_accidents, check_console_blocks, check_kills, check_story, example, has,
+    program, readme_shows, run, skip,
 };
 
 const PIPE: &str = env!("CARGO_BIN_EXE_pipe");
@@ -141,4 +142,60 @@ fn a_frame_that_python_tears_is_an_error() {
 fn a_killed_sender_is_named() {
     check_kills(PIPE, &[], &["subprocess"]);
     check_kills(PIPE, &["half-duplex"], &["subprocess"]);
+}
+
+#[test]
+fn the_worker_reports_its_progress() {
+    let progress = example(PIPE, "progress");
+    let printed = run(&mut program(&progress, &[])).succeeded();
+    let expected: String = (1..=10).map(|i| format!("{:>3} %\n", 10 * i)).collect();
+    assert_eq!(printed, expected + "17984 primes below 200000\n");
+    // On a terminal it stays on one line.
+    if has("script") {
+        let mut script = program("script", &["-qec", &progress, "/dev/null"]);
+        let printed = run(&mut script).succeeded();
+        assert!(
+            printed.starts_with("\r 10 %\r 20 %") && printed.matches('\n').count() == 1,
+            "{printed}"
+        );
+    } else {
+        skip("no terminal to show progress on: install bsdutils (script)");
+    }
+    // Stopped where it is to print, the parent has the worker's first message.
+    let stopped = Program::start_stopped_at(&mut program(&progress, &[]), 0);
+    let worker = stopped.role("worker");
+    stopped.kill(worker, Signal::SIGKILL);
+    let finished = stopped.finish();
+    // It may have sent all by then.
+    let error = "recv: the worker ended before its result";
+    assert!(finished.code() == 0 || finished.stderr.contains(error), "{}", finished.stderr);
+}
+
+#[test]
+fn one_worker_leaves_and_the_others_go_on() {
+    let workers = example(PIPE, "workers");
+    let printed = run(&mut program(&workers, &[])).succeeded();
+    let lines: Vec<_> = printed.lines().collect();
+    assert_eq!(lines.len(), 9);
+    assert_eq!(
+        lines[6..],
+        ["worker 2 has left", "worker 1: Pear -> PEAR", "worker 3: Pear -> PEAR"]
+    );
+    // Stopped before the first line: worker 1 has answered, the others wait.
+    let stopped = Program::start_stopped_at(&mut program(&workers, &[]), 0);
+    stopped.kill(stopped.role("worker 2"), Signal::SIGKILL);
+    stopped.finish().failed(1, &["worker 2 was killed by SIGKILL"]);
+}
+
+#[test]
+fn a_command_is_a_child_without_a_fork() {
+    let command = example(PIPE, "command");
+    let printed = run(&mut program(&command, &[])).succeeded();
+    assert!(printed.contains("child:  got Orange\nparent: Orange -> ORANGE\n"), "{printed}");
+    assert!(printed.ends_with("parent: the thread says 42\n"), "{printed}");
+    // Stopped where the child is to print its first line.
+    let stopped = Program::start_stopped_at(&mut program(&command, &[]), 0);
+    let children = stopped.members();
+    stopped.kill(children[1], Signal::SIGKILL);
+    stopped.finish().failed(1, &["the child: signal: 9 (SIGKILL)"]);
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use ipc_channel::ipc::IpcSender;
 use nix::sys::signal::{Signal, kill};
 use tests::{
-    Program, can_trace, check_accidents, check_console_blocks, check_kills, check_story,
+    Program, can_trace, check_accidents, check_console_blocks, check_kills, check_story, example,
     normalised, numbers, program, readme_shows, run, skip,
 };
 
@@ -222,4 +222,67 @@ fn a_name_or_a_directory_that_cannot_be_is_refused() {
     consumer("missing").failed(1, &[error]);
     consumer(&long)
         .failed(1, &["/socket: the path of a socket is UTF-8, and up to 107 bytes long"]);
+}
+
+#[test]
+fn a_pool_hashes_the_files_of_a_directory_in_order() {
+    let pool = example(QUEUE, "pool");
+    let dir = tests::temp_dir();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    for i in 0..100 {
+        std::fs::write(path(&format!("{i:02}")), i.to_string()).unwrap();
+    }
+    std::fs::create_dir(path("50x")).unwrap(); // a job that fails is a result
+    let args = [dir.path().to_str().unwrap()];
+    let printed = run(&mut program(&pool, &args)).succeeded();
+    let names: Vec<_> = printed.lines().map(|line| line.rsplit('/').next().unwrap()).collect();
+    assert!(names.is_sorted() && names.len() == 101, "{printed}");
+    assert!(printed.contains(&format!("is a directory    {}\n", path("50x"))), "{printed}");
+    // A worker that reads this one waits, until it is killed.
+    fifo_at(&path("99x"));
+    let running = Program::start(&mut program(&pool, &args));
+    let mut victim = None;
+    tests::wait_for("a worker to wait", &mut || {
+        let open = |pid: &nix::unistd::Pid| tests::waits_in(*pid, nix::libc::SYS_openat);
+        victim = running.members().into_iter().find(open);
+        victim.is_some()
+    });
+    running.kill(victim.unwrap(), Signal::SIGKILL);
+    let finished = running.finish();
+    assert!(finished.stderr.contains("was killed by SIGKILL"), "{}", finished.stderr);
+    assert!(finished.stderr.contains("worker "), "{}", finished.stderr);
+    assert_eq!(finished.code(), 1);
+    run(&mut program(&pool, &["/nonexistent"])).failed(1, &["read /nonexistent"]);
+}
+
+fn fifo_at(path: &str) {
+    nix::unistd::mkfifo(path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+}
+
+#[test]
+fn the_workers_of_a_channel_end_when_the_boss_has_left() {
+    let workers = example(QUEUE, "channel_workers");
+    for _ in 0..20 {
+        let printed = run(&mut program(&workers, &[])).succeeded();
+        assert_eq!(printed, "1000 of 1000 jobs done, and all have left\n");
+    }
+    for victim in ["boss", "worker 1", "worker 2", "worker 3"] {
+        let running = Program::start(&mut program(&workers, &[]));
+        let pid = running.members().into_iter().find(|pid| {
+            let name = std::fs::read_to_string(format!("/proc/{pid}/comm"));
+            name.is_ok_and(|name| name.trim() == victim)
+        });
+        if let Some(pid) = pid {
+            let _ = kill(pid, Signal::SIGKILL); // it may have ended
+        }
+        let finished = running.finish();
+        let named = format!("{victim} was killed by SIGKILL");
+        assert!(finished.code() == 0 || finished.stderr.contains(&named), "{}", finished.stderr);
+    }
+}
+
+#[test]
+fn a_long_value_goes_through_shared_memory() {
+    let printed = run(&mut program(&example(QUEUE, "long_value"), &[])).succeeded();
+    assert_eq!(printed, "the sum of 8388608 bytes is 8388608\n");
 }

@@ -6,8 +6,8 @@ use std::path::Path;
 use nix::sys::signal::Signal;
 use shm::{Reader, Writer};
 use tests::{
-    Program, check_accidents, check_console_blocks, check_kills, check_story, give_to_nobody,
-    normalised, numbers, program, readme_shows, run, skip, with_tmpfs,
+    Program, check_accidents, check_console_blocks, check_kills, check_story, example,
+    give_to_nobody, normalised, numbers, program, readme_shows, run, skip, with_tmpfs,
 };
 
 const SHM: &str = env!("CARGO_BIN_EXE_shm");
@@ -304,4 +304,46 @@ fn without_memory_it_fails_before_it_is_touched() {
     };
     let error = ["posix_fallocate /cnblogs-", ": No space left on device"];
     run(&mut command).failed(1, &error);
+}
+
+#[test]
+fn readers_get_the_newest_value_and_never_a_torn_one() {
+    let latest = example(SHM, "latest");
+    let start = |role: &str| Program::start(&mut program(&latest, &[role]));
+    let value = |reader: &mut Program| {
+        let line = reader.line();
+        let [x, y, z]: [f64; 3] =
+            line.split(' ').map(|n| n.parse().unwrap()).collect::<Vec<_>>().try_into().unwrap();
+        assert_eq!([y, z], [2.0 * x, 3.0 * x], "torn");
+        x
+    };
+    // In either order, and any number of readers.
+    let mut readers = vec![start("reader")];
+    let mut writer = start("writer");
+    readers.push(start("reader"));
+    for reader in &mut readers {
+        let values: Vec<f64> = (0..100).map(|_| value(reader)).collect();
+        assert!(values.is_sorted(), "{values:?}");
+    }
+    start("writer").finish().failed(1, &["error: another writer runs"]);
+    // Killed at any moment, also while it writes.
+    for _ in 0..10 {
+        writer.kill(writer.pid(), Signal::SIGKILL);
+        writer.finish_killed();
+        writer = start("writer");
+        // The new one begins at 0.
+        readers.iter_mut().for_each(|reader| while value(reader) > 50.0 {});
+    }
+    writer.kill_group(Signal::SIGINT);
+    assert_eq!(writer.finish().code(), 130);
+    assert!(!Path::new("/dev/shm/cnblogs-latest").exists());
+    let writer = start("writer");
+    readers.iter_mut().for_each(|reader| while value(reader) > 50.0 {});
+    writer.kill_group(Signal::SIGTERM);
+    assert_eq!(writer.finish().code(), 143);
+    for reader in readers {
+        reader.kill_group(Signal::SIGINT);
+        assert_eq!(reader.finish().code(), 130);
+    }
+    run(&mut program(&latest, &[])).failed(1, &["error: expected: writer or reader"]);
 }

@@ -8,8 +8,8 @@ use std::process::{Command, Stdio};
 use nix::sys::signal::Signal;
 use socket::{Stream, connect, read_line, write_line};
 use tests::{
-    Program, block, check_accidents, check_console_blocks, check_kills, check_story, has, list,
-    program, program_of_nobody, readme_shows, run, skip, temp_dir,
+    Program, block, check_accidents, check_console_blocks, check_kills, check_story, example, has,
+    list, program, program_of_nobody, readme_shows, run, skip, temp_dir,
 };
 
 const SOCKET: &str = env!("CARGO_BIN_EXE_socket");
@@ -372,4 +372,88 @@ fn errors_name_the_call_and_the_address() {
     }
     let error = "resolve no-such-host.invalid:9000: ";
     run(&mut program(SOCKET, &["client", "no-such-host.invalid:9000"])).failed(1, &[error]);
+}
+
+#[test]
+fn a_service_answers_json_and_ends_well() {
+    let (service, client) = (example(SOCKET, "service"), example(SOCKET, "client"));
+    let dir = temp_dir();
+    let unix = format!("unix:{}", dir.path().join("socket").display());
+    let expected = r#"{"id":1,"numbers":[1,2]} -> {"id":1,"sum":3.0}
+{"id":2,"numbers":[2,4]} -> {"id":2,"sum":6.0}
+{"id":3,"numbers":[3,6]} -> {"id":3,"sum":9.0}
+"#;
+    // The client may start first.
+    let early = Program::start(&mut program(&client, &[&unix]));
+    let mut server = Program::start(&mut program(&service, &[&unix]));
+    server.line_with(&format!("listens on {unix}"));
+    assert_eq!(early.finish().succeeded(), expected);
+    run(&mut program(&service, &[&unix])).failed(1, &["another server listens there"]);
+    server.kill_group(Signal::SIGTERM);
+    assert!(server.finish().succeeded().ends_with("stops\n"));
+    assert_eq!(list(dir.path()), [""; 0], "left behind");
+
+    let mut server = Program::start(&mut program(&service, &["127.0.0.1:0"]));
+    let line = server.line();
+    let (_, address) = line.split_once("listens on ").unwrap();
+    let clients: Vec<_> =
+        (0..20).map(|_| Program::start(&mut program(&client, &[address]))).collect();
+    clients.into_iter().for_each(|client| assert_eq!(client.finish().succeeded(), expected));
+    let ask = |request: &str| {
+        let mut stream = open(address);
+        write_line(&mut stream, request).unwrap();
+        read_line(&mut BufReader::new(&stream)).unwrap().unwrap()
+    };
+    assert!(ask("nonsense").contains("\"error\":"));
+    assert_eq!(ask(r#"{"id":7}"#), r#"{"error":"numbers: expected an array","id":7}"#);
+    // Too long a line is answered, and the connection closed.
+    let mut long = open(address);
+    long.write_all(&vec![b'x'; socket::MAX_LINE + 1000]).unwrap();
+    let mut answer = String::new();
+    long.read_to_string(&mut answer).unwrap();
+    assert_eq!(answer, "{\"error\":\"a line is longer than 65536 bytes\"}\n");
+    // Stopped while a client is connected: that one sees EOF.
+    let mut idle = open(address);
+    check_answer(&mut idle);
+    server.kill_group(Signal::SIGINT);
+    let finished = server.finish();
+    assert_eq!(finished.code(), 0);
+    assert_eq!(idle.read(&mut [0]).unwrap(), 0);
+}
+
+fn check_answer(stream: &mut Stream) {
+    write_line(stream, r#"{"id":1,"numbers":[0.5]}"#).unwrap();
+    let reply = read_line(&mut BufReader::new(stream)).unwrap().unwrap();
+    assert_eq!(reply, r#"{"id":1,"sum":0.5}"#);
+}
+
+#[test]
+fn a_pool_on_redis_loses_no_job() {
+    let dir = temp_dir();
+    let socket = dir.path().join("redis");
+    let args = ["--port", "0", "--save", "", "--unixsocket", socket.to_str().unwrap()];
+    let mut redis = program("redis-server", &args);
+    if !has("redis-server") {
+        return skip("no redis-server here: install it");
+    }
+    let redis = Program::start(redis.args(["--dir", dir.path().to_str().unwrap()]));
+    let address = format!("unix:{}", socket.display());
+    tests::wait_for("redis", &mut || connect(&address, None).is_ok());
+    let pool = example(SOCKET, "redis_pool");
+    let start = |role: &str| Program::start(&mut program(&pool, &[role, &address]));
+    let mut workers: Vec<_> = (0..3).map(|_| start("worker")).collect();
+    workers.iter_mut().for_each(|worker| drop(worker.line()));
+    assert_eq!(start("boss").finish().succeeded(), "");
+    // With a job in its hands.
+    let victim = workers.pop().unwrap();
+    victim.kill_group(Signal::SIGKILL);
+    victim.finish_killed();
+    let printed = start("collector").finish().succeeded();
+    assert!(printed.ends_with("100 jobs done, none lost\n"), "{printed}");
+    for program in workers.into_iter().chain([redis]) {
+        program.kill_group(Signal::SIGKILL);
+        program.finish_killed();
+    }
+    let error = "connect unix:/nonexistent: No such file or directory";
+    run(&mut program(&pool, &["boss", "unix:/nonexistent"])).failed(1, &[error]);
 }

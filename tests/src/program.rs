@@ -16,7 +16,7 @@ use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, kill, kil
 use nix::unistd::{Pid, geteuid};
 use tempfile::TempDir;
 
-use crate::{TOO_LONG, list, readme_shows, temp_dir, wait_for};
+use crate::{TOO_LONG, list, readme_shows, root, temp_dir, wait_for};
 
 /// What a program printed, and how it ended.
 pub struct Finished {
@@ -83,6 +83,19 @@ pub fn program(exe: &str, args: &[&str]) -> Command {
         command.pre_exec(stop_signals_as_usual);
     }
     command
+}
+
+/// An example of the crate whose program this is. cargo builds it here, since `cargo test --test NAME` does not.
+pub fn example(exe: &str, name: &str) -> String {
+    let profile = Path::new(exe).parent().unwrap();
+    let target = profile.parent().unwrap();
+    let package = Path::new(exe).file_name().unwrap().to_str().unwrap();
+    let release = if profile.ends_with("release") { &["--release"][..] } else { &[] };
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.args(["build", "-q", "--offline", "-p", package, "--example", name]).args(release);
+    let output = cargo.arg("--target-dir").arg(target).current_dir(root()).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    profile.join("examples").join(name).to_str().unwrap().to_owned()
 }
 
 /// Under nohup, and in the background of a script, stop signals are ignored, and the programs respect that.

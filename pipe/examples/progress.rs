@@ -1,0 +1,61 @@
+//! A forked worker reports its progress over a pipe, and then its result.
+//!
+//! ```text
+//!  worker ── 10, 20, … 100, result ──▶ parent
+//! ```
+//!
+//! Run it with `cargo run -p pipe --example progress`. On a terminal the progress stays on one line. If the worker
+//! is killed in the middle, the error says so: its end of the pipe is closed then, whatever it died of.
+
+use std::io::{self, IsTerminal, Write};
+
+use anyhow::{Context, Result};
+use common::Process;
+use pipe::{Receiver, Sender};
+
+/// The primes below this number are counted.
+const LIMIT: u32 = 200_000;
+
+fn main() -> Result<()> {
+    let (receiver, sender) = pipe::simplex()?;
+    // The worker keeps the sending end and we the receiving one: so each sees the other's end as EOF.
+    let (worker, receiver) = Process::spawn_with("worker", (receiver, sender), work)?;
+    // If both fail, the worker's end is the cause. Otherwise this waits for it.
+    worker.run_then_join(|| show(receiver))
+}
+
+fn work(mut sender: Sender) -> Result<()> {
+    let mut primes = 0;
+    for percent in (10..=100).step_by(10) {
+        let range = LIMIT / 100 * (percent - 10)..LIMIT / 100 * percent;
+        primes += range.filter(|&n| is_prime(n)).count();
+        sender.send(format!("progress {percent}").as_bytes())?;
+    }
+    sender.send(format!("result {primes}").as_bytes())?;
+    Ok(())
+}
+
+fn is_prime(n: u32) -> bool {
+    n > 1 && (2..n).take_while(|d| d * d <= n).all(|d| n % d != 0)
+}
+
+fn show(mut receiver: Receiver) -> Result<()> {
+    let mut stdout = io::stdout().lock();
+    let is_terminal = stdout.is_terminal();
+    loop {
+        let message = receiver.recv()?.context("recv: the worker ended before its result")?;
+        let message = String::from_utf8(message)?;
+        let (kind, number) = message.split_once(' ').context("recv: not a message of ours")?;
+        match kind {
+            // \r goes back to the start of the line, where the next one is written over this one.
+            "progress" if is_terminal => write!(stdout, "\r{number:>3} %")?,
+            "progress" => writeln!(stdout, "{number:>3} %")?,
+            _ => {
+                let start = if is_terminal { "\r" } else { "" };
+                writeln!(stdout, "{start}{number} primes below {LIMIT}")?;
+                return Ok(());
+            }
+        }
+        stdout.flush()?;
+    }
+}
