@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use tests::{all_blocks, block, has, has_cargo, root, skip, temp_dir};
+use tests::{ENGLISH, PACKAGES, all_blocks, block, has, has_cargo, list, root, skip, temp_dir};
 
 /// What can be copied together: its name, the README's block of dependencies, and the files, the
 /// first of which is the crate's `lib.rs` or the module's file.
@@ -38,7 +38,9 @@ fn each_is_a_crate() {
         let dir = temp_dir();
         let src = dir.path().join("src");
         fs::create_dir_all(src.join("bin")).unwrap();
-        fs::write(src.join("main.rs"), block("rust", &format!("// {name}: "))).unwrap();
+        let start = format!("// {name}: ");
+        let program = all_blocks("rust", &start).next().unwrap_or("fn main() {}\n");
+        fs::write(src.join("main.rs"), program).unwrap();
         copy(files, &src.join("lib.rs"), &src);
         let dependencies = block("toml", &format!("# {dependencies}\n"));
         manifest(dir.path(), name, dependencies);
@@ -87,16 +89,43 @@ fn run_with_python(dir: &Path, programs: &[&str]) -> String {
     programs.iter().map(run).collect()
 }
 
-/// The program for ipc-channel runs with process.rs as its module, without a warning.
+/// Each example becomes the program of a new crate, by the commands and the lines of its README and nothing else.
 #[test]
-fn the_channel_runs_with_its_module() {
-    let dir = temp_dir();
-    let src = dir.path().join("src");
-    fs::create_dir_all(&src).unwrap();
-    copy(&["common/src/process.rs"], &src.join("process.rs"), &src);
-    fs::write(src.join("main.rs"), block("rust", "// channel: ")).unwrap();
-    manifest(dir.path(), "channel", block("toml", "# channel\n"));
-    assert_eq!(cargo(dir.path(), &["run", "--quiet"]), "");
+fn each_example_is_a_program() {
+    for package in PACKAGES {
+        let source = format!("../ipc/{package}/src/lib.rs ");
+        let commands = all_blocks("sh", "cargo new ").find(|block| block.contains(&source));
+        let commands = commands.unwrap_or_else(|| panic!("{package}: no cargo new"));
+        let first = commands["cargo new ".len()..].split(' ').next().unwrap();
+        for example in list(root().join(package).join("examples")) {
+            let name = example.strip_suffix(".rs").unwrap();
+            let link = format!("| [{name}](examples/{example}) |");
+            let offered = ENGLISH.iter().any(|(_, text)| text.contains(&link));
+            assert!(offered, "{package}: its README does not offer {example}");
+
+            let dir = temp_dir();
+            let root = root().canonicalize().unwrap();
+            let commands = commands
+                .replace("cargo new", "\"$CARGO\" new --vcs none --quiet")
+                .replace(&format!(" {first} "), &format!(" {name} "))
+                .replace(&format!("cd {first}"), &format!("cd {name}"))
+                .replace(&format!("/{first}.rs"), &format!("/{name}.rs"))
+                .replace("../ipc", &format!("\"{}\"", root.display()));
+            let mut sh = Command::new("sh");
+            sh.args(["-ec", &commands]).env("CARGO", env!("CARGO")).current_dir(dir.path());
+            assert!(sh.status().unwrap().success(), "{commands}");
+            let dir = dir.path().join(name);
+            let manifest = fs::read_to_string(dir.join("Cargo.toml")).unwrap();
+            let manifest = manifest + block("toml", &format!("# {package}\n"));
+            fs::write(dir.join("Cargo.toml"), manifest).unwrap();
+            fs::copy(root.join("Cargo.lock"), dir.join("Cargo.lock")).unwrap();
+            assert_eq!(cargo(&dir, &["build", "--quiet"]), "", "{name}");
+            // What needs no second terminal.
+            if ["pipe", "queue"].contains(&package) {
+                assert_ne!(cargo(&dir, &["run", "--quiet"]), "", "{name}");
+            }
+        }
+    }
 }
 
 /// All together, as modules of a program and of a library.
@@ -145,16 +174,14 @@ fn manifest(dir: &Path, name: &str, dependencies: &str) {
     fs::write(dir.join("Cargo.toml"), manifest).unwrap();
 }
 
-/// The dependency lines of all blocks, with all features of nix.
+/// The dependency lines of all blocks, those for unit tests too, with all features of nix.
 fn merged() -> String {
     let (mut lines, mut features) = (BTreeSet::new(), BTreeSet::new());
-    for (_, dependencies, _) in OFFERED {
-        for line in block("toml", &format!("# {dependencies}\n")).lines() {
-            if line.starts_with("nix") {
-                features.extend(line.split('"').skip(3).step_by(2));
-            } else if line.contains(" = ") {
-                lines.insert(line);
-            }
+    for line in all_blocks("toml", "# ").flat_map(str::lines) {
+        if line.starts_with("nix") {
+            features.extend(line.split('"').skip(3).step_by(2));
+        } else if line.contains(" = ") {
+            lines.insert(line);
         }
     }
     let lines: Vec<_> = lines.into_iter().collect();
