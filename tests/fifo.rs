@@ -453,3 +453,8 @@ fn a_daemon_takes_commands_from_any_shell() {
     let missing = run(&mut program(&control, &["/nonexistent"]));
     missing.failed(1, &["error: open /nonexistent: No such file or directory"]);
 }
+
+#[test]
+fn underneath_are_the_system_calls_of_the_readme() {
+    tests::check_underneath(FIFO, "fifo");
+}

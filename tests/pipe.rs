@@ -199,3 +199,8 @@ fn a_command_is_a_child_without_a_fork() {
     stopped.kill(children[1], Signal::SIGKILL);
     stopped.finish().failed(1, &["the child: signal: 9 (SIGKILL)"]);
 }
+
+#[test]
+fn underneath_are_the_system_calls_of_the_readme() {
+    tests::check_underneath(PIPE, "pipe");
+}

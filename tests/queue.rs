@@ -286,3 +286,8 @@ fn a_long_value_goes_through_shared_memory() {
     let printed = run(&mut program(&example(QUEUE, "long_value"), &[])).succeeded();
     assert_eq!(printed, "the sum of 8388608 bytes is 8388608\n");
 }
+
+#[test]
+fn underneath_are_the_system_calls_of_the_readme() {
+    tests::check_underneath(QUEUE, "queue");
+}

@@ -161,3 +161,12 @@ fn the_named_packages_are_ordinary_dependencies() {
         }
     }
 }
+
+#[test]
+fn the_first_page_shows_rows_of_the_pipe() {
+    for pages in [&*ENGLISH, &*CHINESE] {
+        let rows = blocks(&pages[0].1).into_iter().find(|(kind, _)| *kind == "text").unwrap().1;
+        rows.lines()
+            .for_each(|row| assert!(pages[1].1.contains(row), "not in pipe/README.md: {row}"));
+    }
+}

@@ -347,3 +347,8 @@ fn readers_get_the_newest_value_and_never_a_torn_one() {
     }
     run(&mut program(&latest, &[])).failed(1, &["error: expected: writer or reader"]);
 }
+
+#[test]
+fn underneath_are_the_system_calls_of_the_readme() {
+    tests::check_underneath(SHM, "shm");
+}

@@ -457,3 +457,8 @@ fn a_pool_on_redis_loses_no_job() {
     let error = "connect unix:/nonexistent: No such file or directory";
     run(&mut program(&pool, &["boss", "unix:/nonexistent"])).failed(1, &[error]);
 }
+
+#[test]
+fn underneath_are_the_system_calls_of_the_readme() {
+    tests::check_underneath(SOCKET, "socket");
+}

@@ -6,6 +6,7 @@
 mod checks;
 mod pages;
 mod program;
+mod strace;
 
 use std::fs;
 use std::io::Write;
@@ -19,6 +20,7 @@ use tempfile::TempDir;
 pub use checks::run_checks;
 pub use pages::*;
 pub use program::*;
+pub use strace::{check_underneath, trace};
 
 /// The five mechanisms.
 pub const PACKAGES: [&str; 5] = ["pipe", "fifo", "queue", "shm", "socket"];
