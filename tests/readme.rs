@@ -170,3 +170,26 @@ fn the_first_page_shows_rows_of_the_pipe() {
             .for_each(|row| assert!(pages[1].1.contains(row), "not in pipe/README.md: {row}"));
     }
 }
+
+/// Outside code and links.
+#[test]
+fn chinese_prose_has_full_width_punctuation() {
+    let is_chinese = |char: &char| ('\u{4e00}'..='\u{9fff}').contains(char);
+    for (path, text) in CHINESE.iter() {
+        for line in prose(text) {
+            let outside_code: String = line.split('`').step_by(2).collect::<Vec<_>>().join("`");
+            let mut outside_links = outside_code.as_str();
+            let mut chars = Vec::new();
+            while let Some((before, link)) = outside_links.split_once("](") {
+                chars.extend(before.chars().chain(['`']));
+                outside_links = link.split_once(')').unwrap().1;
+            }
+            chars.extend(outside_links.chars());
+            let half_width = |char: &char| ",;:?!()".contains(*char);
+            for pair in chars.windows(2) {
+                let mixed = pair.iter().any(is_chinese) && pair.iter().any(half_width);
+                assert!(!mixed, "{}: {}{} in: {line}", path.display(), pair[0], pair[1]);
+            }
+        }
+    }
+}
