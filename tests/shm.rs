@@ -309,7 +309,13 @@ fn without_memory_it_fails_before_it_is_touched() {
 #[test]
 fn readers_get_the_newest_value_and_never_a_torn_one() {
     let latest = example(SHM, "latest");
-    let start = |role: &str| Program::start(&mut program(&latest, &[role]));
+    let start = |role: &str, line: &str| {
+        let mut program = Program::start(&mut program(&latest, &[role]));
+        program.line_with(line);
+        program
+    };
+    let (reads, writes) =
+        ("reads /cnblogs-latest, as soon as there is a writer", "writes /cnblogs-latest");
     let value = |reader: &mut Program| {
         let line = reader.line();
         let [x, y, z]: [f64; 3] =
@@ -318,26 +324,26 @@ fn readers_get_the_newest_value_and_never_a_torn_one() {
         x
     };
     // In either order, and any number of readers.
-    let mut readers = vec![start("reader")];
-    let mut writer = start("writer");
-    readers.push(start("reader"));
+    let mut readers = vec![start("reader", reads)];
+    let mut writer = start("writer", writes);
+    readers.push(start("reader", reads));
     for reader in &mut readers {
         let values: Vec<f64> = (0..100).map(|_| value(reader)).collect();
         assert!(values.is_sorted(), "{values:?}");
     }
-    start("writer").finish().failed(1, &["error: another writer runs"]);
+    run(&mut program(&latest, &["writer"])).failed(1, &["error: another writer runs"]);
     // Killed at any moment, also while it writes.
     for _ in 0..10 {
         writer.kill(writer.pid(), Signal::SIGKILL);
         writer.finish_killed();
-        writer = start("writer");
+        writer = start("writer", writes);
         // The new one begins at 0.
         readers.iter_mut().for_each(|reader| while value(reader) > 50.0 {});
     }
     writer.kill_group(Signal::SIGINT);
     assert_eq!(writer.finish().code(), 130);
     assert!(!Path::new("/dev/shm/cnblogs-latest").exists());
-    let writer = start("writer");
+    let writer = start("writer", writes);
     readers.iter_mut().for_each(|reader| while value(reader) > 50.0 {});
     writer.kill_group(Signal::SIGTERM);
     assert_eq!(writer.finish().code(), 143);

@@ -448,6 +448,15 @@ fn a_pool_on_redis_loses_no_job() {
     let victim = workers.pop().unwrap();
     victim.kill_group(Signal::SIGKILL);
     victim.finish_killed();
+    // Nor a kill of the collector: the next one reads what it has taken.
+    let collector = start("collector");
+    tests::wait_for("results", &mut || {
+        let mut redis = BufReader::new(open(&address));
+        write_line(redis.get_mut(), "LLEN collected").unwrap();
+        !read_line(&mut redis).unwrap().unwrap().starts_with(":0")
+    });
+    collector.kill_group(Signal::SIGKILL);
+    collector.finish_killed();
     let printed = start("collector").finish().succeeded();
     assert!(printed.ends_with("100 jobs done, none lost\n"), "{printed}");
     for program in workers.into_iter().chain([redis]) {

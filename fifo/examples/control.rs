@@ -37,7 +37,7 @@ fn run() -> Result<()> {
     // Two daemons would share the lines silently. The kernel unlocks the directory when we die.
     let here = File::open(&dir).with_context(|| format!("open {}", dir.display()))?;
     let lock = Flock::lock(here, FlockArg::LockExclusiveNonblock);
-    let _lock = lock.map_err(|(_, errno)| errno).context("another daemon runs here")?;
+    let _lock = lock.ok().context("another daemon runs here")?;
     // From here on Ctrl-C waits for `supervise`: it must not skip the removal.
     block_signals()?;
     fifo::create(&path)?; // one that a killed daemon left is used again

@@ -42,7 +42,8 @@ fn story() -> Result<()> {
     block_signals()?;
     // Both FIFOs exist before either process does, so neither can come too early, and no sleep is needed.
     // (The article's consumer creates them in the current directory, deleting whatever has their names.)
-    let dir = tempfile::Builder::new().permissions(PermissionsExt::from_mode(0o700)).tempdir()?;
+    let dir = tempfile::Builder::new().permissions(PermissionsExt::from_mode(0o700)).tempdir();
+    let dir = dir.context("make a directory for the FIFOs")?;
     [REQUESTS, REPLIES].iter().try_for_each(|name| fifo::create(&dir.path().join(name)))?;
 
     // In `|| consumer(…)` that name is still the function; as a variable it begins after this line.

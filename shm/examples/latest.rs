@@ -52,7 +52,8 @@ fn write() -> Result<()> {
     };
     // One writer at a time; the kernel unlocks it when we die.
     let lock = Flock::lock(File::open(format!("/dev/shm{NAME}"))?, FlockArg::LockExclusiveNonblock);
-    let _lock = lock.map_err(|(_, errno)| errno).context("another writer runs")?;
+    let _lock = lock.ok().context("another writer runs")?;
+    println!("writes {NAME}");
     let result = Process::spawn("writer", || {
         for step in 0u64.. {
             let x = step as f64;
@@ -84,6 +85,7 @@ fn load(words: &[AtomicU64]) -> Option<(u64, [f64; 3])> {
 }
 
 fn read() -> Result<()> {
+    println!("reads {NAME}, as soon as there is a writer");
     let mut last = None;
     loop {
         // By name each time: a writer that was started again may have made a new one.

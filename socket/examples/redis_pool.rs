@@ -7,11 +7,11 @@
 //! ```
 //!
 //! Start `redis-server`, then `cargo run -p socket --example redis_pool worker 127.0.0.1:6379`, as many as you like, on any
-//! host, and likewise `boss` and `collector`. A worker takes a job by moving it into a list of its own. What is in
+//! host, and likewise `boss` and one `collector`. A worker takes a job by moving it into a list of its own. What is in
 //! the list of a worker that is gone, the collector puts back: a `kill -9` loses none. (A real project takes the
 //! crate redis; here you see what it does.)
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::io::{BufReader, Read};
 use std::time::Duration;
 
@@ -22,16 +22,17 @@ const JOBS: u64 = 100;
 
 fn main() -> Result<()> {
     let args: Vec<_> = std::env::args().skip(1).collect();
-    let [role, address] = &args[..] else {
-        bail!("expected: boss, worker or collector, and the ADDRESS of a Redis server");
+    let (run, address): (fn(Redis) -> Result<()>, _) = match &args[..] {
+        [role, address] if role == "boss" => (boss, address),
+        [role, address] if role == "worker" => (worker, address),
+        [role, address] if role == "collector" => (collector, address),
+        _ => bail!("expected: boss, worker or collector, and the ADDRESS of a Redis server"),
     };
-    let mut redis = Redis(BufReader::new(socket::connect(address, Some(Duration::from_secs(10)))?));
-    match role.as_str() {
-        "boss" => (0..JOBS).try_for_each(|job| redis.call(&format!("RPUSH jobs {job}")).map(drop)),
-        "worker" => worker(redis),
-        "collector" => collector(redis),
-        _ => bail!("unknown role: {role}"),
-    }
+    run(Redis(BufReader::new(socket::connect(address, Some(Duration::from_secs(10)))?)))
+}
+
+fn boss(mut redis: Redis) -> Result<()> {
+    (0..JOBS).try_for_each(|job| redis.call(&format!("RPUSH jobs {job}")).map(drop))
 }
 
 fn worker(mut redis: Redis) -> Result<()> {
@@ -50,18 +51,21 @@ fn worker(mut redis: Redis) -> Result<()> {
 }
 
 fn collector(mut redis: Redis) -> Result<()> {
-    // Killed between its last two commands, a worker leaves a job that is done again.
-    let mut done = BTreeMap::new();
+    let mut done = BTreeSet::new();
+    // First what an earlier collector has taken.
+    let mut results = redis.call("LRANGE collected 0 -1")?;
     while done.len() < JOBS as usize {
-        let result = redis.call("BLMOVE results collected LEFT RIGHT 0.2")?.concat();
-        match result.split_once('=') {
-            Some((job, square)) => _ = done.insert(job.to_owned(), square.to_owned()),
-            None => put_back(&mut redis)?, // none came in time
+        // Killed between its last two commands, a worker leaves a job that is done again.
+        for result in results {
+            done.insert(result.split('=').next().unwrap_or_default().to_owned());
+        }
+        results = redis.call("BLMOVE results collected LEFT RIGHT 0.2")?;
+        if results.is_empty() {
+            put_back(&mut redis)?; // none came in time
         }
     }
-    redis.call("DEL collected")?;
     println!("{} jobs done, none lost", done.len());
-    Ok(())
+    redis.call("DEL collected").map(drop)
 }
 
 /// Puts the jobs back that are in the lists of workers which are gone.
@@ -94,14 +98,13 @@ impl Redis {
             "$" if rest != "-1" => {
                 let mut bytes = vec![0; rest.parse::<usize>()? + 2]; // and \r\n
                 self.0.read_exact(&mut bytes)?;
-                bytes.truncate(bytes.len() - 2);
-                Ok(vec![String::from_utf8(bytes)?])
+                Ok(vec![String::from_utf8(bytes)?.trim_end().to_owned()])
             }
             "$" => Ok(vec![]),
-            "*" => (0..rest.parse::<i64>()?).try_fold(vec![], |mut all, _| {
-                all.extend(self.reply()?);
-                Ok(all)
-            }),
+            "*" => {
+                let all: Result<Vec<_>> = (0..rest.parse::<i64>()?).map(|_| self.reply()).collect();
+                Ok(all?.concat())
+            }
             _ => Ok(vec![rest.to_owned()]),
         }
     }
