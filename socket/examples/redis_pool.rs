@@ -74,7 +74,6 @@ fn put_back(redis: &mut Redis) -> Result<()> {
         if redis.call(&format!("CLIENT LIST ID {id}"))?.concat().is_empty() {
             while !redis.call(&format!("LMOVE doing:{id} jobs RIGHT LEFT"))?.is_empty() {}
             redis.call(&format!("SREM workers {id}"))?;
-            println!("worker {id} is gone");
         }
     }
     Ok(())
