@@ -151,7 +151,8 @@ fn the_worker_reports_its_progress() {
     let expected: String = (1..=10).map(|i| format!("{:>3} %\n", 10 * i)).collect();
     assert_eq!(printed, expected + "17984 primes below 200000\n");
     // On a terminal it stays on one line.
-    if has("script") {
+    let terminal = Command::new("script").args(["-qec", "true", "/dev/null"]).output();
+    if terminal.is_ok_and(|output| output.status.success()) {
         let mut script = program("script", &["-qec", &progress, "/dev/null"]);
         let printed = run(&mut script).succeeded();
         assert!(
@@ -159,7 +160,7 @@ fn the_worker_reports_its_progress() {
             "{printed}"
         );
     } else {
-        skip("no terminal to show progress on: install bsdutils (script)");
+        skip("no terminal to show progress on (script, of bsdutils)");
     }
     // Stopped where it is to print, the parent has the worker's first message.
     let stopped = Program::start_stopped_at(&mut program(&progress, &[]), 0);
