@@ -41,6 +41,7 @@ fn main() {
         a_child_that_somebody_else_reaped_is_not_killed,
         a_command_gets_its_signals_back,
         try_wait_tells_without_blocking,
+        a_parent_that_ignores_its_children_is_no_hang,
         of_several_children_each_sees_its_own_end,
         a_child_that_cannot_be_killed_is_not_waited_for,
         the_mask_of_the_caller_is_the_childs,
@@ -356,6 +357,26 @@ fn try_wait_tells_without_blocking() {
     {
         assert_eq!(error.to_string(), expected);
     }
+}
+
+fn a_parent_that_ignores_its_children_is_no_hang() {
+    let child = Process::spawn("child", || {
+        let (mut wait, go) = pipe();
+        let grandchild =
+            Process::spawn("grandchild", move || Ok(wait.read(&mut [0]).map(drop)?))?;
+        let ignore = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
+        #[expect(unsafe_code, reason = "what other code may have done")]
+        // SAFETY: installs no handler. Not covered: nothing else.
+        unsafe { sigaction(Signal::SIGCHLD, &ignore) }?;
+        let closer = std::thread::spawn(move || drop(go));
+        closer.join().unwrap();
+        // It may have ended by now, and its status be gone: an error, but no hang.
+        if let Err(error) = supervise([grandchild]) {
+            assert!(error.to_string().contains("ECHILD"), "{error}");
+        }
+        Ok(())
+    });
+    child.unwrap().join().unwrap();
 }
 
 /// The pattern of `spawn_with`: without `clear`, the second child would keep the first one's pipe open.

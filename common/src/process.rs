@@ -96,11 +96,7 @@ impl Process {
         // What is still in the buffer would be in the child's too, and printed twice. If it cannot
         // be written, whoever prints next will find out.
         let _ = io::stdout().flush();
-        // Where whoever started us ignored SIGCHLD, the kernel would throw the status away.
-        let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
-        // SAFETY: installs no handler, so no code of ours runs in signal context. Not covered:
-        // a handler that other code in this process had set is gone.
-        unsafe { sigaction(Signal::SIGCHLD, &default) }.context("sigaction SIGCHLD")?;
+        keep_statuses()?;
         let parent = getpid();
         // SAFETY: with one thread the child is a complete copy: no lock is held by a thread
         // that is not there. Not covered: a thread that foreign code starts after the check above (none
@@ -290,6 +286,7 @@ pub fn unblock_signals(command: &mut Command) -> &mut Command {
 /// Fails with an error that names the process (of several, the one that was killed, or else all), or with
 /// "stopped" and the [`Signal`] that asked for it, to which the error downcasts; fails as [`block_signals`] does.
 pub fn supervise(processes: impl IntoIterator<Item = Process>) -> Result<()> {
+    keep_statuses()?;
     block_signals()?;
     let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
     let signals = STOP_SIGNALS.into_iter().chain([Signal::SIGCHLD]).collect();
@@ -387,6 +384,14 @@ fn run_child(name: &str, parent: Pid, body: impl FnOnce() -> Result<()>) -> i32 
         std::mem::forget(payload); // its drop might panic, too
         PANICKED
     })
+}
+
+/// Sets SIGCHLD to its default: where it is ignored, the kernel throws away how a child ended, and sends no signal.
+fn keep_statuses() -> Result<()> {
+    let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+    // SAFETY: installs no handler, so no code of ours runs in signal context. Not covered:
+    // a handler that other code in this process had set is gone.
+    unsafe { sigaction(Signal::SIGCHLD, &default) }.map(drop).context("sigaction SIGCHLD")
 }
 
 /// An error if this process has more than one thread.

@@ -41,13 +41,16 @@ pub fn make(here: File, dir: &Path) -> Result<([Made; 2], Flock<File>)> {
         Flock::lock(here, FlockArg::LockExclusive).map_err(|(_, errno)| errno).context("flock")
     })?;
     block_signals()?; // not before: Ctrl-C may end that wait
-    let make = |name| {
-        let path = dir.join(name);
+    // Those of a killed consumer, both before any is made: a producer that has found one finds no second.
+    for path in [REPLIES, REQUESTS].map(|name| dir.join(name)) {
         // Not made only to be removed: whoever opened that one would be let go, with nobody there.
         if path.symlink_metadata().is_ok() {
             fifo::create(&path)?; // refuses anything that is not a FIFO of ours
             fifo::remove(&path)?;
         }
+    }
+    let make = |name| {
+        let path = dir.join(name);
         fifo::create(&path)?;
         let id = file_id(&path)?;
         anyhow::Ok(Made { path, id })

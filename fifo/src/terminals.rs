@@ -43,10 +43,19 @@ fn producer(dir: &Path, here: &File) -> Result<()> {
     say!("waits for a consumer at {REQUESTS} and {REPLIES}")?;
     loop {
         ensure!(here.metadata()?.nlink() > 0, "the directory '{}' was removed", dir.display());
-        let done = exchange(dir);
-        let error = done.as_ref().err().and_then(|error| error.downcast_ref());
+        let mut is_answered = false;
+        let done = exchange(dir, &mut is_answered);
+        let Err(error) = &done else {
+            return done;
+        };
         // No consumer, or one that is just leaving: begin again, with the FIFOs of the next one.
-        if !matches!(error.map(io::Error::kind), Some(ErrorKind::NotFound | ErrorKind::TimedOut)) {
+        let is_gone = match error.downcast_ref().map(io::Error::kind) {
+            Some(kind) => {
+                [ErrorKind::NotFound, ErrorKind::TimedOut, ErrorKind::BrokenPipe].contains(&kind)
+            }
+            None => true, // EOF
+        };
+        if is_answered || !is_gone {
             return done;
         }
         std::thread::park_timeout(POLL_INTERVAL);
@@ -55,13 +64,14 @@ fn producer(dir: &Path, here: &File) -> Result<()> {
 
 /// What the story's producer does, among strangers: it neither waits forever at names that may be gone, nor takes
 /// a reply for its own that a stopped producer has left unread.
-fn exchange(dir: &Path) -> Result<()> {
+fn exchange(dir: &Path, is_answered: &mut bool) -> Result<()> {
     let mut requests = fifo::open_writer(&dir.join(REQUESTS), Some(PATIENCE))?;
     let mut replies = BufReader::new(fifo::open_reader(&dir.join(REPLIES), Some(PATIENCE))?);
     for message in ["msg 1", "msg 2", "msg 3"] {
         say!("write {message} to {REQUESTS}")?;
         fifo::write_line(&mut requests, message).context("write pipe.in")?;
         while read(&mut replies, REPLIES)? != message {}
+        *is_answered = true;
         say!("read  {message} from {REPLIES}")?;
     }
     say!("write exit  to {REQUESTS}")?;

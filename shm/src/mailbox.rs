@@ -17,10 +17,12 @@
 //! - A `write` into a free slot succeeds although the reader is gone; [`Writer::flush`] tells.
 //! - Trust nothing in the page: a length is read once and checked, text is checked on the private copy.
 //! - It keeps the *oldest* message until that is taken. For the newest value, use [`SharedMemory::words`].
-//! - A fork copies an end, as it copies the end of a pipe: use one of the copies. A process that has used an
-//!   end leaves by dropping it or by dying; an end that was moved into a child, unused, leaves with the child.
+//! - A fork copies an end, as it copies the end of a pipe: use one of the copies, best in the process that opened it. A
+//!   process that has used an end leaves by dropping it or by dying. One that was not used is left when the last
+//!   copy is closed: also those in the children that were forked meanwhile, and in the programs that another thread
+//!   is just starting.
 //! - A killed process is gone when the kernel has closed its files: after its core dump, if it makes one, and
-//!   not as long as a child lives on that has copies of them. (Those of `Process::spawn` die with it.)
+//!   not as long as another process lives on that has copies of them. (Its children by `Process::spawn` die with it.)
 
 #![expect(unsafe_code, reason = "raw memory that others write to")]
 

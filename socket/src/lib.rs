@@ -49,6 +49,12 @@ const BACKLOG: i32 = 4096;
 /// The longest line in bytes, with its end: it bounds the memory that an untrusted peer can make us use.
 pub const MAX_LINE: usize = 64 * 1024;
 
+/// How long to wait for another server that starts at the same path.
+const TURN_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How often to look whether it has started: the kernel has no event for that.
+const POLL_INTERVAL: Duration = Duration::from_millis(1);
+
 /// A socket that accepts connections: socket(2), bind(2), listen(2).
 ///
 /// A server that can be stopped polls it together with its own end, such as a pipe or a signalfd(2):
@@ -295,8 +301,17 @@ fn take_turn(path: &Path) -> io::Result<Socket> {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
     });
     let name = format!("listen {:x}:{:x}:{hash:x}", dir.dev(), dir.ino());
+    let at = SockAddr::unix(format!("\0{name}"))?;
     let turn = Socket::new(Domain::UNIX, Type::DGRAM, None)?;
-    turn.bind(&SockAddr::unix(format!("\0{name}"))?).map(|()| turn).map_err(|error| {
+    // The other one is soon done; so is a program that another thread starts, with a copy of our last turn.
+    let deadline = Instant::now() + TURN_TIMEOUT;
+    let mut taken = turn.bind(&at);
+    while matches!(&taken, Err(e) if e.kind() == ErrorKind::AddrInUse) && Instant::now() < deadline
+    {
+        std::thread::park_timeout(POLL_INTERVAL);
+        taken = turn.bind(&at);
+    }
+    taken.map(|()| turn).map_err(|error| {
         let what = format!(
             "another server is starting there, or somebody keeps the name '@{name}': {error}"
         );
