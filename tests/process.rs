@@ -361,15 +361,16 @@ fn try_wait_tells_without_blocking() {
 
 fn a_parent_that_ignores_its_children_is_no_hang() {
     let child = Process::spawn("child", || {
-        let (mut wait, go) = pipe();
-        let grandchild =
-            Process::spawn("grandchild", move || Ok(wait.read(&mut [0]).map(drop)?))?;
+        let (wait, go) = pipe();
+        let (grandchild, go) = Process::spawn_with("grandchild", (go, wait), |mut wait| {
+            assert_eq!(wait.read(&mut [0])?, 0);
+            Ok(())
+        })?;
         let ignore = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
         #[expect(unsafe_code, reason = "what other code may have done")]
         // SAFETY: installs no handler. Not covered: nothing else.
         unsafe { sigaction(Signal::SIGCHLD, &ignore) }?;
-        let closer = std::thread::spawn(move || drop(go));
-        closer.join().unwrap();
+        drop(go);
         // It may have ended by now, and its status be gone: an error, but no hang.
         if let Err(error) = supervise([grandchild]) {
             assert!(error.to_string().contains("ECHILD"), "{error}");
