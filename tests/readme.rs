@@ -171,11 +171,25 @@ fn the_first_page_shows_rows_of_the_pipe() {
     }
 }
 
+/// What the benches cost, in the two languages.
+fn benches(name: &str) -> Vec<String> {
+    let path = |folder: &&str| root().join(folder).join("benches").join(name);
+    PACKAGES.iter().map(|folder| fs::read_to_string(path(folder)).unwrap()).collect()
+}
+
+#[test]
+fn the_benches_have_the_same_tables_in_both_languages() {
+    for (english, chinese) in benches("README.md").iter().zip(&benches("README.zh-CN.md")) {
+        assert_eq!(blocks(english), blocks(chinese));
+    }
+}
+
 /// Outside code and links.
 #[test]
 fn chinese_prose_has_full_width_punctuation() {
     let is_chinese = |char: &char| ('\u{4e00}'..='\u{9fff}').contains(char);
-    for (path, text) in CHINESE.iter() {
+    let benches = benches("README.zh-CN.md");
+    for text in CHINESE.iter().map(|(_, text)| text).chain(&benches) {
         for line in prose(text) {
             let outside_code: String = line.split('`').step_by(2).collect::<Vec<_>>().join("`");
             let mut outside_links = outside_code.as_str();
@@ -188,7 +202,7 @@ fn chinese_prose_has_full_width_punctuation() {
             let half_width = |char: &char| ",;:?!()".contains(*char);
             for pair in chars.windows(2) {
                 let mixed = pair.iter().any(is_chinese) && pair.iter().any(half_width);
-                assert!(!mixed, "{}: {}{} in: {line}", path.display(), pair[0], pair[1]);
+                assert!(!mixed, "{}{} in: {line}", pair[0], pair[1]);
             }
         }
     }
