@@ -22,9 +22,8 @@ use socket::{Listener, Stream, read_line, write_line};
 const IDLE_TIMEOUT: Duration = Duration::from_secs(600);
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long to wait when accept(2) fails, for instance for want of a descriptor: the client stays in
-/// the queue, so calling again at once would fail again, and there is no event for a free descriptor. Likewise
-/// when no thread can be started; that client is lost.
+/// Back-off after a failed accept(2), such as EMFILE: the client stays in the queue, so calling again at once would
+/// fail again, and there is no event for a free descriptor. Likewise when no thread can be started; that client is lost.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Runs the server until it is stopped.
