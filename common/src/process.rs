@@ -82,8 +82,8 @@ impl Process {
     ///
     /// The child's exit status is 0, 1 after an error (printed with its causes) or 101 after a
     /// panic. It is killed when this thread ends, so that it never becomes an orphan (unless it drops its privileges,
-    /// see above). Signals that
-    /// [`block_signals`] blocked are unblocked in it; those that the caller blocked stay blocked.
+    /// see above). Signals that [`block_signals`] blocked are unblocked in it; those that the caller blocked stay
+    /// blocked.
     ///
     /// Sets SIGCHLD to its default, also where the caller had a handler for it. Fails when this process has
     /// other threads: the child would hold copies of their locks with nobody left to unlock them. Fails as
@@ -311,13 +311,15 @@ pub fn supervise(processes: impl IntoIterator<Item = Process>) -> Result<()> {
         }
     }
     drop(running); // kills and reaps the others
+    if failures.is_empty() {
+        return Ok(());
+    }
     // Ctrl-C goes to the children too, and one may be gone before we look at our own signals.
     while wait_for_signal(&signals, Some(Instant::now()))? {}
     let any_killed = failures.iter().any(|failure| failure.is_killed);
     failures.retain(|failure| failure.is_killed == any_killed);
     let causes: Vec<_> = failures.into_iter().map(|failure| failure.what).collect();
-    ensure!(causes.is_empty(), causes.join("; "));
-    Ok(())
+    bail!(causes.join("; "))
 }
 
 /// Waits until the deadline for a signal; all but SIGCHLD are an error. False if none came.
