@@ -265,7 +265,7 @@ fn a_name_is_unlinked_with_no_descriptor_left() {
     assert!(!exists(&memory) && !exists(&mailbox));
 }
 
-/// The kernel gives smaller ones to a user who has many large ones, and to root never.
+/// The kernel makes the pipes of a user small once that user has many; those of root it never does.
 fn the_500th_pipe_of_a_user_still_holds_a_message() {
     let child = Process::spawn("child", || {
         let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;

@@ -35,12 +35,12 @@ fn parent() -> Result<()> {
         .spawn()
         .context("start the child")?;
     // The command is gone, and with it our copy of the child's end: so we see EOF when the child dies.
-    let talk = exchange(ends(ours.into())?);
+    let exchanged = exchange(ends(ours.into())?);
     // Our ends are closed by now, which is EOF for the child.
     let status = child.wait()?;
     // If the child was killed, that is why the exchange broke.
     ensure!(status.success(), "the child: {status}");
-    talk?;
+    exchanged?;
     println!("parent: the thread says {}", thread.join().unwrap_or_default());
     Ok(())
 }
