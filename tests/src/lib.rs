@@ -6,6 +6,7 @@
 mod checks;
 mod pages;
 mod program;
+mod stories;
 mod strace;
 
 use std::fs;
@@ -20,6 +21,7 @@ use tempfile::TempDir;
 pub use checks::run_checks;
 pub use pages::*;
 pub use program::*;
+pub use stories::{check_accidents, check_kills, check_story};
 pub use strace::{check_underneath, trace};
 
 /// The five mechanisms.
