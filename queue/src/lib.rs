@@ -35,7 +35,6 @@
 //!   the limit each time would cost as much as a write.)
 //! - `exec` closes a queue: it is for forked children, not for the programs that they start.
 //! - Bytes are best sent as `serde_bytes::ByteBuf`: serde writes a `Vec<u8>` element by element.
-
 //!
 //! # Collecting results
 //!

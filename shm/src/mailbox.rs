@@ -253,7 +253,7 @@ impl Drop for Message<'_> {
 }
 
 fn header(memory: &SharedMemory) -> &Header {
-    // SAFETY: the mapping is at least as long as a header (checked in `open`),
+    // SAFETY: the mapping is at least as long as a header (checked in `Peer::come`),
     // starts at a page, and lives as long as `memory`. Every field is made of atomics, so it may change
     // under a shared reference, and any bytes are valid. Not covered: a
     // process that writes nonsense there; waits may then end early or never.

@@ -2,7 +2,7 @@
 //!
 //! It needs `memory.rs` beside it; the mailbox is made with it. The first word of the memory says who has come,
 //! and a lock says who is here: one byte of the object for each of the two (`F_OFD_SETLK`), which the kernel
-//! unlocks when a process dies, however it dies. Come and not here is gone.
+//! unlocks when a process dies, however it dies. Whoever has come and is not here is gone.
 //!
 //! Whoever comes or leaves first locks a third byte, the door: so each finds all as the last one left it. Whoever
 //! leaves last unlinks the name, and whoever finds that somebody has left unlinks it, too, and begins anew.
