@@ -2,6 +2,7 @@
 //! `check_console_blocks`; what they offer for copying is compiled in paste.rs.)
 
 use std::fs;
+use std::path::PathBuf;
 
 use tests::{
     CHINESE, ENGLISH, PACKAGES, block, blocks, console_blocks, parse_command, readmes, root,
@@ -184,26 +185,63 @@ fn the_benches_have_the_same_tables_in_both_languages() {
     }
 }
 
-/// Outside code and links.
+/// What a reader sees of a line of prose: `[text]` of a link, and a backtick for what is in code font.
+fn visible(line: &str) -> String {
+    let outside_code: String = line.split('`').step_by(2).collect::<Vec<_>>().join("`");
+    let mut links = outside_code.split("](");
+    let first = links.next().unwrap().to_owned();
+    links.fold(first, |seen, link| seen + "]" + link.split_once(')').unwrap().1)
+}
+
+/// The lines of prose of all pages in one language, as a reader sees them.
+fn all_prose(pages: &[(PathBuf, String)], benches: &[String]) -> Vec<String> {
+    let texts = pages.iter().map(|(_, text)| text).chain(benches);
+    texts.flat_map(|text| prose(text).map(visible)).collect()
+}
+
 #[test]
 fn chinese_prose_has_full_width_punctuation() {
-    let is_chinese = |char: &char| ('\u{4e00}'..='\u{9fff}').contains(char);
-    let benches = benches("README.zh-CN.md");
-    for text in CHINESE.iter().map(|(_, text)| text).chain(&benches) {
-        for line in prose(text) {
-            let outside_code: String = line.split('`').step_by(2).collect::<Vec<_>>().join("`");
-            let mut outside_links = outside_code.as_str();
-            let mut chars = Vec::new();
-            while let Some((before, link)) = outside_links.split_once("](") {
-                chars.extend(before.chars().chain(['`']));
-                outside_links = link.split_once(')').unwrap().1;
-            }
-            chars.extend(outside_links.chars());
-            let half_width = |char: &char| ",;:?!()".contains(*char);
-            for pair in chars.windows(2) {
-                let mixed = pair.iter().any(is_chinese) && pair.iter().any(half_width);
-                assert!(!mixed, "{}{} in: {line}", pair[0], pair[1]);
-            }
+    for line in all_prose(&CHINESE, &benches("README.zh-CN.md")) {
+        let chars: Vec<_> = [' '].into_iter().chain(line.chars()).chain([' ']).collect();
+        for around in chars.windows(3) {
+            let in_number = around[0].is_ascii_digit() && around[2].is_ascii_digit();
+            assert!(!",;:?!()".contains(around[1]) || in_number, "'{}' in: {line}", around[1]);
+        }
+    }
+}
+
+/// But for what is quoted from the article.
+#[test]
+fn chinese_prose_has_a_space_beside_latin_words() {
+    let is_chinese = |char: char| ('\u{4e00}'..='\u{9fff}').contains(&char);
+    let is_latin = |char: char| char.is_ascii_alphanumeric() || char == '`';
+    for line in all_prose(&CHINESE, &benches("README.zh-CN.md")) {
+        let quoted = |(index, part)| if index % 2 == 0 { part } else { "" };
+        let own: String = line.split(['“', '”', '《', '》']).enumerate().map(quoted).collect();
+        let chars: Vec<_> = own.chars().filter(|char| !['[', ']'].contains(char)).collect();
+        for pair in chars.windows(2) {
+            let touch = [(pair[0], pair[1]), (pair[1], pair[0])];
+            let touch = touch.iter().any(|(one, other)| is_chinese(*one) && is_latin(*other));
+            assert!(!touch, "{}{} in: {line}", pair[0], pair[1]);
+        }
+    }
+}
+
+#[test]
+fn files_errors_and_signals_are_in_code_font() {
+    let is_name = |word: &str| {
+        let is_upper = word.len() > 4 && word.chars().all(|char| char.is_ascii_uppercase());
+        [".rs", ".py", ".toml", "Error"].iter().any(|end| word.ends_with(end))
+            || ["/dev/", "/proc", "SIG"].iter().any(|start| word.starts_with(start))
+            || is_upper && word.starts_with('E')
+    };
+    let mut lines = all_prose(&ENGLISH, &benches("README.md"));
+    lines.extend(all_prose(&CHINESE, &benches("README.zh-CN.md")));
+    for line in lines {
+        let is_end =
+            |char: char| char.is_whitespace() || ",;:?!()，；：？！（）。、".contains(char);
+        for word in line.split(is_end).map(|word| word.trim_end_matches('.')) {
+            assert!(!is_name(word), "{word} in: {line}");
         }
     }
 }
