@@ -174,19 +174,14 @@ fn manifest(dir: &Path, name: &str, dependencies: &str) {
     fs::write(dir.join("Cargo.toml"), manifest).unwrap();
 }
 
-/// The dependency lines of all blocks, those for unit tests too, with all features of nix.
+/// The dependency lines of all blocks, those for unit tests too. A crate has the same line everywhere, so that whoever
+/// takes two blocks can leave out what is there already.
 fn merged() -> String {
-    let (mut lines, mut features) = (BTreeSet::new(), BTreeSet::new());
-    for line in all_blocks("toml", "# ").flat_map(str::lines) {
-        if line.starts_with("nix") {
-            features.extend(line.split('"').skip(3).step_by(2));
-        } else if line.contains(" = ") {
-            lines.insert(line);
-        }
-    }
-    let lines: Vec<_> = lines.into_iter().collect();
-    let features: Vec<_> = features.into_iter().collect();
-    format!("{}\nnix = {{ version = \"0.31\", features = {features:?} }}\n", lines.join("\n"))
+    let lines = all_blocks("toml", "# ").flat_map(str::lines).filter(|line| line.contains(" = "));
+    let lines: BTreeSet<_> = lines.collect();
+    let crates: BTreeSet<_> = lines.iter().map(|line| line.split(' ').next()).collect();
+    assert_eq!(crates.len(), lines.len(), "a crate has two lines: {lines:#?}");
+    lines.into_iter().collect::<Vec<_>>().join("\n") + "\n"
 }
 
 /// Runs cargo, offline, and returns what it printed.
