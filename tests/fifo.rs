@@ -305,7 +305,7 @@ fn a_consumer_that_dies_is_an_error_for_the_producer() {
     assert_eq!(std::io::Read::read(&mut replies, &mut [0]).unwrap(), 0);
     let error = fifo::write_line(&mut requests, "msg 1").unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::BrokenPipe);
-    // Nobody could remove them; the next run uses them, and does.
+    // Nobody could remove them; the next run replaces them, and removes its own.
     drop((requests, replies));
     let mut consumer = role("consumer", &dir);
     consumer.line_with("waits for a writer at pipe.in");

@@ -265,7 +265,7 @@ fn a_name_is_unlinked_with_no_descriptor_left() {
     assert!(!exists(&memory) && !exists(&mailbox));
 }
 
-/// The kernel makes the pipes of a user small once that user has many; those of root it never does.
+/// The kernel makes the pipes of a user small once that user has many, but never those of root.
 fn the_500th_pipe_of_a_user_still_holds_a_message() {
     let child = Process::spawn("child", || {
         let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;

@@ -1,7 +1,7 @@
 //! `common::Process` and `common::supervise`.
 //!
-//! Without libtest (`harness = false`): its threads would make every fork refuse. So these
-//! checks run one after the other in `main`, as small programs of their own.
+//! Without libtest (`harness = false`): its threads would make every `spawn` fail. So these checks run one after
+//! the other in `main`, as small programs of their own.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -440,7 +440,7 @@ fn a_child_that_cannot_be_killed_is_not_waited_for() {
         drop(grandchild);
         Ok(())
     });
-    // Would it wait for the grandchild, that would wait for us.
+    // If it waited for the grandchild, it would never end: the grandchild waits for us.
     child.unwrap().join().unwrap();
 }
 

@@ -159,7 +159,7 @@ const PRODUCER_IS_GONE: [&str; 4] = [
 
 #[test]
 fn strangers_notice_each_other_s_death() {
-    // Killed is the role, or the parent that watches it: as soon as a line is there.
+    // The victim is the role, or the parent that watches it, killed after each line.
     for victim in ["consumer", "queue"] {
         for lines in 0..=4 {
             let (mut consumer, name) = consumer();

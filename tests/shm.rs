@@ -81,7 +81,7 @@ fn stopped_role(role: &str, test: &str, lines: &[&str]) -> Program {
 
 #[test]
 fn each_notices_that_the_other_was_killed() {
-    // Killed is the role, or the parent that watches it.
+    // The victim is the role, or the parent that watches it.
     for victim in ["writer", "shm"] {
         let test = format!("killed-{victim}-w");
         let reader = role("reader", &test);

@@ -241,8 +241,8 @@ pub fn scaling_wanted() -> bool {
     std::env::args().any(|arg| arg == "scaling")
 }
 
-/// Prints what a byte costs in messages of more and more bytes, what a message costs among more
-/// and more of them, and how much memory both processes had at most by then.
+/// Prints the cost of a byte in longer and longer messages, the cost of a message among more and more of them, and
+/// the peak memory of both processes so far.
 pub fn scaling<L: Link>(name: &str, peer: &mut Peer<L>) -> Result<()> {
     for size in [64 << 10, 1 << 20, 8 << 20, 64 << 20] {
         // The same number of bytes, whatever the size.

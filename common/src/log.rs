@@ -23,10 +23,10 @@ static START: OnceLock<Instant> = OnceLock::new();
 
 /// Prints one line to stdout, tagged with the role of the process that prints it.
 ///
-/// Formatted like `println!`, but with a `Result`: a full disk is an error. With `IPC_LOG=time` in the
-/// environment, the time and the process id come first. The whole line is one `write` of at most 4096
-/// bytes (a longer one is cut), so that lines of several processes never mix. That nobody reads
-/// stdout any more (`| head -1`) is no error: the exchange still completes.
+/// Formatted like `println!`, but with a `Result`: a full disk is an error. With `IPC_LOG=time` in the environment,
+/// the time and the process id come first. The whole line is one `write` of at most 4096 bytes (a longer one is
+/// cut), so that lines of several processes never mix. A closed stdout (`| head -1`) is not an error: the exchange
+/// still completes.
 #[macro_export]
 macro_rules! say {
     ($($arg:tt)*) => { $crate::say_line(format_args!($($arg)*)) };

@@ -8,8 +8,8 @@
 //! - A fork copies every open descriptor. As long as *any* process keeps a copy of the far end of a pipe,
 //!   its reader never sees EOF: close what is not yours, or let [`Process::spawn_with`] do it. That includes what the
 //!   parent holds for other children.
-//! - A child is killed with its parent, but not what it starts by a [`Command`]; nor a child that drops its privileges
-//!   (setuid(2)): the kernel then forgets that it is to be killed. It must call prctl(2), `PR_SET_PDEATHSIG`, again.
+//! - A child is killed with its parent, but a program that it starts by a [`Command`] is not. Nor is a child that
+//!   drops its privileges (setuid(2)), which clears the request: it must call prctl(2), `PR_SET_PDEATHSIG`, again.
 //! - A fork copies one thread only, so `spawn` refuses a process that has more. A program with threads
 //!   starts `std::process::Command` instead, and hands descriptors down.
 
@@ -49,7 +49,7 @@ const GRACE: Duration = Duration::from_millis(100);
 /// The name of this process; see [`role`].
 static ROLE: Mutex<Option<String>> = Mutex::new(None);
 
-/// The signals that [`block_signals`] has blocked in this process, and nobody before.
+/// The signals that [`block_signals`] has blocked in this process, and that were not blocked before.
 static BLOCKED: Mutex<Vec<Signal>> = Mutex::new(Vec::new());
 
 /// A child process: `multiprocessing.Process(target=f, args=…)` with `start()` called.
@@ -73,8 +73,8 @@ struct Failure {
 }
 
 impl Process {
-    /// Forks a child that runs `body` and ends. `name` is its [`role`], and what its errors, ps and top call it
-    /// (these two know 15 bytes of it).
+    /// Forks a child that runs `body` and ends. `name` is its [`role`], shown in its errors and, cut to 15 bytes,
+    /// in ps and top.
     ///
     /// A value moved into `body` is dropped in the parent right after the fork: that closes
     /// the parent's copy of a descriptor. It also runs a guard that deletes things, so keep such a guard in
@@ -85,11 +85,11 @@ impl Process {
     /// see above). Signals that [`block_signals`] blocked are unblocked in it; those that the caller blocked stay
     /// blocked.
     ///
-    /// Sets SIGCHLD to its default, also where the caller had a handler for it. Fails when this process has
-    /// other threads: the child would hold copies of their locks with nobody left to unlock them. Fails as
-    /// fork(2) does otherwise.
+    /// Resets SIGCHLD to its default, even if the caller had a handler for it. Fails when this process has other
+    /// threads: the child would hold copies of their locks with nobody left to unlock them. Fails as fork(2) does
+    /// otherwise.
     ///
-    /// Not covered by its being safe: a thread that foreign code starts during the call, and memory that
+    /// That it is a safe function does not cover a thread that foreign code starts during the call, nor memory that
     /// another crate maps `MAP_SHARED` and hands out as `&mut`, which both processes would then hold.
     pub fn spawn(name: &str, body: impl FnOnce() -> Result<()>) -> Result<Process> {
         ensure_single_threaded().with_context(|| format!("spawn {name}"))?;
@@ -161,15 +161,15 @@ impl Process {
 
     /// Blocks until the child has ended: waitpid(2), `Process.join()`.
     ///
-    /// First receive what it sends: a child that blocks since its pipe or queue is full never ends.
+    /// First receive what it sends: a child blocked on a full pipe or queue never ends.
     ///
-    /// Unlike Python's, it is an error when the child failed, panicked or was killed.
+    /// Unlike Python's, it returns an error if the child failed, panicked or was killed.
     pub fn join(mut self) -> Result<()> {
         self.wait(None);
         self.ended.clone().unwrap_or(Ok(())).map_err(|failure| Error::msg(failure.what))
     }
 
-    /// Whether the child has ended: waitpid(2) with `WNOHANG`, `Process.is_alive()` turned round.
+    /// Whether the child has ended: waitpid(2) with `WNOHANG`, the inverse of `Process.is_alive()`.
     ///
     /// Never blocks. An error if the child failed, panicked or was killed, each time.
     pub fn try_wait(&mut self) -> Result<bool> {
@@ -182,9 +182,9 @@ impl Process {
 
     /// Runs the parent's `part` of an exchange, then joins the child.
     ///
-    /// When both fail, the error of the parent's part has the child's as its cause: the child's end
-    /// is why the exchange broke. `part` must own the parent's end, so that the end
-    /// is closed when it returns, and a child that still waits for an answer can leave.
+    /// When both fail, the error of the parent's part has the child's as its cause: the child's failure is why the
+    /// exchange broke. `part` must own the parent's end, so that the end is closed when it returns, and a child
+    /// that still waits for an answer can leave.
     pub fn run_then_join(self, part: impl FnOnce() -> Result<()>) -> Result<()> {
         match (part(), self.join()) {
             (Err(part), Err(child)) => Err(child.context(format!("{part:#}"))),
@@ -236,15 +236,14 @@ impl Drop for Process {
 
 /// Blocks Ctrl-C and the other stop signals, until [`supervise`] takes them.
 ///
-/// Call it before making what must be removed at the end (a file, a directory, a name): a
-/// signal that killed the program in between would leave it behind. What we were started to
-/// ignore stays ignored (nohup, a shell's background job): blocked, it would be delivered. Until
-/// `supervise` runs, this process does not react to them, also while it blocks elsewhere.
+/// Call it before making what must be removed at the end (a file, a directory, a name): a signal that killed the
+/// program in between would leave it behind. Signals ignored from the start (nohup, a shell's background job) stay
+/// ignored: blocked, they would reach `supervise`. Until `supervise` runs, this process does not react to the
+/// blocked ones, even while it waits elsewhere.
 ///
-/// [`Process::spawn`] unblocks them in its children; for a [`Command`] see [`unblock_signals`]. Calling
-/// it again does nothing. Fails when this process has other threads, in which the signals would not be
-/// blocked: they would be lost there, and `supervise` wait forever. Threads started afterwards are
-/// fine.
+/// [`Process::spawn`] unblocks them in its children; for a [`Command`] see [`unblock_signals`]. A second call does
+/// nothing. Fails when this process has other threads, where the signals would stay unblocked: a SIGCHLD delivered
+/// there would be lost, and `supervise` would wait forever. Threads started afterwards are fine.
 pub fn block_signals() -> Result<()> {
     // proc_pid_status(5): a bit for each signal that this process ignores.
     let status = fs::read_to_string("/proc/self/status").context("read /proc/self/status")?;
@@ -263,7 +262,7 @@ pub fn block_signals() -> Result<()> {
     Ok(())
 }
 
-/// Lets `command` start with the signals unblocked that [`block_signals`] blocked.
+/// Makes `command` unblock, before it starts, the signals that [`block_signals`] blocked.
 ///
 /// A started program inherits the blocked signals, and would not react to Ctrl-C or SIGTERM.
 pub fn unblock_signals(command: &mut Command) -> &mut Command {
@@ -274,9 +273,8 @@ pub fn unblock_signals(command: &mut Command) -> &mut Command {
     unsafe { command.pre_exec(move || Ok(blocked.thread_unblock()?)) }
 }
 
-/// Blocks until all `processes` have ended. The first that fails, or a stop signal, ends the others, by
-/// SIGKILL. If it was not killed, it may have failed for want of another one: so that one has up to 100 ms to say
-/// so, too.
+/// Blocks until all `processes` have ended. The first failure, or a stop signal, ends the others by SIGKILL. Unless
+/// that process was killed, its failure may only be a consequence: the others get up to 100 ms to report theirs.
 ///
 /// A parent that does something else meanwhile asks each with [`Process::try_wait`].
 ///

@@ -7,8 +7,8 @@
 //! ```
 //!
 //! Run it with `cargo run -p fifo --example control [DIRECTORY]`. One daemon at a time in a directory; a bad line is
-//! reported and skipped; what is written while it works waits in the FIFO. Answers go to its stdout: for answers to
-//! each shell take a Unix-domain socket.
+//! reported and skipped; what is written while the daemon is busy waits in the FIFO. Answers go to its stdout: to
+//! answer each shell, use a Unix-domain socket.
 
 use std::fs::File;
 use std::io::{BufReader, ErrorKind};
@@ -45,7 +45,7 @@ fn run() -> Result<()> {
     supervise([Process::spawn("daemon", || serve(&path))?])
 }
 
-/// Removes the FIFO at the end, and lets go a shell that waits in open.
+/// Removes the FIFO at the end, and unblocks a shell that waits in open.
 struct Remove<'a>(&'a Path);
 
 impl Drop for Remove<'_> {

@@ -41,9 +41,9 @@ pub fn make(here: File, dir: &Path) -> Result<([Made; 2], Flock<File>)> {
         Flock::lock(here, FlockArg::LockExclusive).map_err(|(_, errno)| errno).context("flock")
     })?;
     block_signals()?; // not before: Ctrl-C may end that wait
-    // Those of a killed consumer, both before any is made: a producer that has found one finds no second.
+    // Remove those of a killed consumer, both before making any: a producer that has opened one finds no second.
     for path in [REPLIES, REQUESTS].map(|name| dir.join(name)) {
-        // Not made only to be removed: whoever opened that one would be let go, with nobody there.
+        // Only if it exists: one made just to be removed would unblock whoever opened it, with no peer there.
         if path.symlink_metadata().is_ok() {
             fifo::create(&path)?; // refuses anything that is not a FIFO of ours
             fifo::remove(&path)?;

@@ -16,8 +16,8 @@
 //! while let Some(line) = fifo::read_line(&mut lines)? {
 //! ```
 //!
-//! A line that is no message is an error of the kind `InvalidData`, after which the next line can be read. One
-//! collector at a time: two on one FIFO share its lines. An exclusive flock(2) on the directory sees to that.
+//! An invalid line is an error of the kind `InvalidData`, after which the next line can be read. Run one collector
+//! at a time, since two would share the lines; an exclusive flock(2) on the directory ensures that.
 //!
 //! # Hazards
 //!
@@ -56,8 +56,8 @@ const POLL_INTERVAL: Duration = Duration::from_millis(1);
 
 /// Makes a FIFO at `path` that only this user may open: mkfifo(3) with mode 0600.
 ///
-/// A FIFO of this user that is there already is fine, whatever its mode, so both sides may call this, whichever
-/// comes first, and one made by hand can be used. Anything else at `path` is left alone, and the error says what it is.
+/// An existing FIFO of this user is accepted, whatever its mode: so both sides may call this, in either order, and one
+/// made by hand can be used. Anything else at `path` is left alone, and the error says what it is.
 pub fn create(path: &Path) -> io::Result<()> {
     let made = match mkfifo(path, Mode::S_IRUSR | Mode::S_IWUSR) {
         Err(Errno::EEXIST) => adopt(path),
@@ -99,9 +99,9 @@ pub fn open_writer(path: &Path, timeout: Option<Duration>) -> io::Result<File> {
     opened.map_err(|error| named("open for writing", path, error))
 }
 
-/// Removes the FIFO at `path`, and lets go whoever waits for it in open: unlink(2).
+/// Removes the FIFO at `path`, and unblocks whoever waits in open(2) for it: unlink(2).
 ///
-/// Without that, they would wait forever, for nobody can find it any more. A reader then gets EOF, a writer
+/// Otherwise they would block forever, since no peer can find it any more. An unblocked reader gets EOF, a writer
 /// `BrokenPipe`. Anything else at `path` is left alone, and is an error. Not covered: whoever has just looked up
 /// the path, and begins to wait a moment later.
 pub fn remove(path: &Path) -> io::Result<()> {
@@ -111,7 +111,7 @@ pub fn remove(path: &Path) -> io::Result<()> {
         opened => opened.map(Some),
     };
     let removed = || {
-        // Both ends stay open until the name is gone: each lets go those who wait at the other one.
+        // Both ends stay open until the name is gone: each unblocks whoever is opening the other one.
         let _reader = open(OpenOptions::new().read(true))?;
         let _writer =
             open(OpenOptions::new().write(true)).or_else(|error| match error.raw_os_error() {
@@ -218,7 +218,7 @@ fn await_writer(reader: &File, timeout: Duration) -> io::Result<()> {
     })
 }
 
-/// Tries until `attempt` has a result. The kernel has no event for a process that opens: look again.
+/// Tries until `attempt` has a result: poll(2) has no event for a process that opens the other end.
 fn retry<T>(
     peer: &str,
     timeout: Duration,

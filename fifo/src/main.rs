@@ -46,10 +46,10 @@ fn story() -> Result<()> {
     let dir = dir.context("make a directory for the FIFOs")?;
     [REQUESTS, REPLIES].iter().try_for_each(|name| fifo::create(&dir.path().join(name)))?;
 
-    // In `|| consumer(…)` that name is still the function; as a variable it begins after this line.
+    // In `|| consumer(…)` the name still means the function; the variable exists only after this line.
     let consumer = Process::spawn("consumer", || consumer(dir.path()))?;
     let producer = Process::spawn("producer", || producer(dir.path()))?;
-    // Both joins; and if one fails, it stops the other. At the end of the scope `dir` is removed.
+    // Joins both; if one fails, the other is stopped. At the end of the scope `dir` is removed.
     supervise([consumer, producer])
 }
 

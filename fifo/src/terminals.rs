@@ -22,10 +22,10 @@ use crate::{REPLIES, REQUESTS, fifos, read};
 /// How long the producer waits at a FIFO before it looks again which one has the name.
 const PATIENCE: Duration = Duration::from_millis(100);
 
-/// How often it looks for a FIFO that is not there: the kernel cannot wake it.
+/// How often it looks for a FIFO that does not exist yet: simpler than inotify(7), and enough.
 const POLL_INTERVAL: Duration = Duration::from_millis(1);
 
-/// Runs one role as a child, so that the parent can clean up however it ends.
+/// Runs one role as a child, so that the parent can clean up however the child ends.
 pub fn run(role: &str, dir: &Path) -> Result<()> {
     set_role(role);
     // Also for the producer: in a directory that does not exist it would wait forever.
@@ -62,8 +62,8 @@ fn producer(dir: &Path, here: &File) -> Result<()> {
     }
 }
 
-/// What the story's producer does, among strangers: it neither waits forever at names that may be gone, nor takes
-/// a reply for its own that a stopped producer has left unread.
+/// The story's producer, among strangers: it neither waits forever at names that may be gone, nor mistakes a reply
+/// that a stopped producer left unread for its own.
 fn exchange(dir: &Path, is_answered: &mut bool) -> Result<()> {
     let mut requests = fifo::open_writer(&dir.join(REQUESTS), Some(PATIENCE))?;
     let mut replies = BufReader::new(fifo::open_reader(&dir.join(REPLIES), Some(PATIENCE))?);
@@ -77,7 +77,7 @@ fn exchange(dir: &Path, is_answered: &mut bool) -> Result<()> {
     say!("write exit  to {REQUESTS}")?;
     fifo::write_line(&mut requests, "exit").context("write pipe.in")?;
     drop(requests);
-    // Not to leave before the consumer has read that, and closes pipe.out.
+    // Stay until the consumer has read `exit`, and closes pipe.out.
     io::copy(&mut replies, &mut io::sink()).map(drop).context("read pipe.out")
 }
 

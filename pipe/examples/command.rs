@@ -5,10 +5,10 @@
 //!         ◀── replies ──          stdout is free
 //! ```
 //!
-//! Run it with `cargo run -p pipe --example command`. Take this way in a program with threads, which must not
-//! fork, or for a child that is another program. Both directions go over one socket pair, which is the child's
-//! stdin: so its stdout is free for what it prints, and nothing else that is started meanwhile inherits an end. Each
-//! end makes a `Sender` and a `Receiver` of it. (A pipe for one direction is `Stdio::from(OwnedFd::from(receiver))`.)
+//! Run it with `cargo run -p pipe --example command`. Use this in a program with threads, which must not fork, or for
+//! a child that is another program. Both directions share one socket pair, one end of which is the child's stdin: so
+//! its stdout is free for printing, and no other program started meanwhile inherits an end. Each side makes a
+//! `Sender` and a `Receiver` of its end. (A pipe for one direction is `Stdio::from(OwnedFd::from(receiver))`.)
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};

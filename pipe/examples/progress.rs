@@ -18,9 +18,9 @@ const LIMIT: u32 = 200_000;
 
 fn main() -> Result<()> {
     let (receiver, sender) = pipe::simplex()?;
-    // The worker keeps the sending end and we the receiving one: so each sees the other's end as EOF.
+    // The worker keeps only the sending end and we only the receiving one, so we see EOF when it dies.
     let (worker, receiver) = Process::spawn_with("worker", (receiver, sender), work)?;
-    // If both fail, the worker's end is the cause. Otherwise this waits for it.
+    // Runs our part, then joins the worker. If both fail, the worker's failure is the cause.
     worker.run_then_join(|| show(receiver))
 }
 

@@ -29,7 +29,7 @@ fn main() -> Result<()> {
     for job in ["Orange", "Apple"] {
         ask_all(&mut team, job)?;
     }
-    // Our end closed is EOF for this one. If another had a copy of it, this join would wait forever.
+    // Closing our end is EOF for this worker. If another one had a copy of it, this join would block forever.
     let (worker, end) = team.remove(1);
     drop(end);
     worker.join()?;

@@ -22,10 +22,10 @@
 //!
 //! # Deadlock
 //!
-//! If both sides send more than the pipe holds before receiving, both block forever. A pipe holds 128 KiB, and
-//! 8 KiB from an ordinary user's 513th on. Take turns, or split the [`Connection`] with [`Connection::into_parts`]
-//! and receive in a separate thread. Likewise receive before you join the child: it may still be sending.
-//! [`Sender::send`] has no timeout.
+//! If both sides send more than the pipe holds before receiving, both block forever. A pipe holds 128 KiB, but from
+//! an ordinary user's 513th pipe on only 8 KiB. Take turns, or split the [`Connection`] with
+//! [`Connection::into_parts`] and receive in a separate thread. Likewise receive before you join the child: it may
+//! still be sending. [`Sender::send`] has no timeout.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, ErrorKind, IoSlice, Read, Write};
@@ -121,9 +121,9 @@ impl Sender {
         self.frame.clear();
         encode_length(&mut self.frame, message.len());
         if message.len() <= COPY_MAX {
-            // In pieces: glibc copies more than 2 KiB or so by `rep movsb`. On AMD's Zen 3 and 4 that takes
-            // twenty times as long where the target lies 1 to 15 bytes behind the source in its page, as it
-            // does when the length before the message shifts everything by four.
+            // In pieces: glibc copies more than 2 KiB or so by `rep movsb`. On AMD's Zen 3 and 4 that takes twenty
+            // times as long if the destination's offset in its page is 1 to 15 bytes above the source's, as it is
+            // when the length before the message shifts everything by four.
             message.chunks(2048).for_each(|piece| self.frame.extend_from_slice(piece));
             return self.file.write_all(&self.frame).map_err(|error| named("write", error));
         }
@@ -242,14 +242,15 @@ impl From<OwnedFd> for Sender {
     }
 }
 
-/// For a `std::process::Command`, as its stdin or stdout or inherited: before the first `recv`, which reads ahead.
+/// To hand to a `std::process::Command`, as its stdin, stdout or an inherited descriptor, before the first `recv`:
+/// that reads ahead.
 impl From<Receiver> for OwnedFd {
     fn from(receiver: Receiver) -> OwnedFd {
         receiver.reader.into_inner().into()
     }
 }
 
-/// For a `std::process::Command`, likewise.
+/// To hand to a `std::process::Command`, likewise.
 impl From<Sender> for OwnedFd {
     fn from(sender: Sender) -> OwnedFd {
         sender.file.into()

@@ -6,8 +6,8 @@
 //!    jobs   └──▶ worker 3 ──┘ results
 //! ```
 //!
-//! Run it with `cargo run -p queue --example channel_workers`. Nobody sends an end: a channel is at its end when its last
-//! sender is closed. So each process closes, before anything else, what is not its own.
+//! Run it with `cargo run -p queue --example channel_workers`. No end marker is sent: a channel ends when its last
+//! sender is closed. So each process first closes the ends that are not its own.
 
 use anyhow::{Context, Result, ensure};
 use common::Process;
@@ -41,7 +41,7 @@ fn main() -> Result<()> {
 
     let mut count = 0;
     let results = results.context("only the children drop it")?;
-    // Here, too, the end is that the last worker has left, also by a kill.
+    // This channel, too, ends when the last worker has left, even by a kill.
     while let Some((worker, job, square)) = end(results.recv())? {
         ensure!(square == job * job, "{worker}: the square of {job} is not {square}");
         count += 1;

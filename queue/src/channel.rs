@@ -1,8 +1,8 @@
 //! Channel: the producer and the consumer once more, over ipc-channel.
 //!
-//! A [`queue::Queue`] has no ends: any process puts, and any takes. A channel has two, and each process keeps
-//! its own: when one process dies, the other learns of it. A sender can travel in a message, so each product
-//! brings the sender for its result, and nobody can take back what he has put himself.
+//! A [`queue::Queue`] has no ends: any process puts, and any takes. A channel has two, and each process keeps its
+//! own: when one process dies, the other learns of it. A sender can travel in a message, so each product brings the
+//! sender for its result, and no process can take back what it has put itself.
 //!
 //! ```text
 //!  producer ── (product, reply) ──▶ consumer
@@ -20,8 +20,8 @@ type Order = (String, IpcSender<String>);
 /// Both roles, as children of this process.
 pub fn run() -> Result<()> {
     let (products, orders) = ipc::channel::<Order>()?;
-    // Each process keeps one end: of the fork's copies, spawn_with closes the producer's receiver and our
-    // sender, and what is moved into the consumer is closed here.
+    // Each process keeps one end. Of the fork's copies, spawn_with closes the producer's receiver and our sender;
+    // moving `orders` into the consumer closes our receiver.
     let (producer, orders) = Process::spawn_with("producer", (orders, products), producer)?;
     let consumer = Process::spawn("consumer", move || consumer(orders))?;
     supervise([producer, consumer])

@@ -8,9 +8,9 @@
 //!  get: acquire from `filled` ─▶ read the value from the slot  ─▶ release to `free`
 //! ```
 //!
-//! The values lie in a file in memory (memfd_create(2)), encoded as CBOR, each in one of `capacity` slots. Two pipes
-//! say which slots are free (where they start), and which are filled (where their values end), in order: that is
-//! all there is to the queue.
+//! The values lie in a file in memory (memfd_create(2)), encoded as CBOR, each in one of `capacity` slots. One pipe
+//! holds, in order, where each free slot starts, another where the value in each filled slot ends: that is all there
+//! is to the queue.
 //!
 //! # Hazards
 //!
@@ -19,27 +19,27 @@
 //!   queue for each direction.
 //! - There is no EOF: a `get` blocks as long as nothing is put, even when every
 //!   producer is gone. Put a value that means "the end", or use [`Queue::get_timeout`].
-//! - A process that is killed inside a `put` or a `get` may leak a slot and lose the value: in full traffic 3 to
-//!   25 % of the kills do on two CPUs, the more the longer the values and the busier the machine. A queue of
-//!   capacity 1 then deadlocks. No value is corrupted, duplicated or reordered by that, and calls with a timeout
-//!   still return in time. Where processes may be killed, a pipe, a socket or an ipc-channel to each of them is
-//!   the better choice: there the kernel reports the death as EOF.
-//! - An `Option` directly inside an `Option` loses a layer, as in JSON: `Some(None)` comes out as `None`, also where
-//!   a newtype stands between the two. Inside untagged and internally tagged enums and `flatten`, `get` fails for
-//!   `IpAddr` (and what else serde writes in two ways), `u128`, `i128` and `()`. A value nested more than a hundred
-//!   deep may be lost likewise.
-//! - Deadlock: a process that joins its children before it gets their results waits forever, once there are more than
-//!   the queue holds. Get first.
+//! - A process that is killed inside a `put` or a `get` may leak a slot and lose the value: under full load on two
+//!   CPUs 3 to 25 % of the kills do, more with longer values and on a busier machine. A queue of capacity 1 then
+//!   deadlocks. No value is corrupted, duplicated or reordered by that, and calls with a timeout still return in
+//!   time. Where processes may be killed, a pipe, a socket or an ipc-channel to each of them is the better choice:
+//!   there the kernel reports the death as EOF.
+//! - An `Option` directly inside an `Option` loses a layer, as in JSON: `Some(None)` comes out as `None`, even with
+//!   a newtype between the two. Inside untagged and internally tagged enums and `flatten`, `get` fails for `u128`,
+//!   `i128`, `()` and types with a separate human-readable form, such as `IpAddr`. A value nested more than a
+//!   hundred levels deep may be lost in the same way.
+//! - Deadlock: a process that joins its children before it gets their results blocks forever once there are more of
+//!   them than the queue holds. Get first.
 //! - Each value wakes all processes that wait for one: the queue is made for a few, not for dozens.
-//! - A process that lowers its `ulimit -f` after the queue was made is killed by SIGXFSZ at its next `put`. (To look at
-//!   the limit each time would cost as much as a write.)
+//! - A process that lowers its `ulimit -f` after the queue was made is killed by SIGXFSZ at a `put` beyond the new
+//!   limit. (Checking the limit each time would cost as much as the write.)
 //! - `exec` closes a queue: it is for forked children, not for the programs that they start.
 //! - Bytes are best sent as `serde_bytes::ByteBuf`: serde writes a `Vec<u8>` element by element.
 //!
 //! # Collecting results
 //!
-//! A parent that gets results must notice when a worker dies, since there is no EOF. It looks whenever none came in
-//! time (`Process::try_wait` of process.rs, or `Child::try_wait`):
+//! Since there is no EOF, a parent that collects results must check on its workers whenever none comes in time
+//! (`Process::try_wait` of process.rs, or `Child::try_wait`):
 //!
 //! ```text
 //! let result = loop {
@@ -144,9 +144,9 @@ impl<T: Serialize + DeserializeOwned> Queue<T> {
 
     /// Puts a value in, and blocks while the queue is full: `Queue.put(value)`.
     ///
-    /// What comes out is what the type's serde attributes say: a skipped field is its default, an untagged
-    /// enum its first variant that fits. Fails with `InvalidData`, and puts nothing, if the value cannot be
-    /// encoded. The value is dropped then.
+    /// What comes out follows the type's serde attributes: a skipped field has its default, an untagged enum its
+    /// first variant that fits. Fails with `InvalidData` if the value cannot be encoded: nothing is put, and the
+    /// value is dropped.
     pub fn put(&self, value: T) -> io::Result<()> {
         self.put_until(value, None).map(drop)
     }
@@ -156,8 +156,8 @@ impl<T: Serialize + DeserializeOwned> Queue<T> {
         self.put_timeout(value, Duration::ZERO)
     }
 
-    /// Puts a value in, and blocks up to `timeout` for a free slot: `Queue.put(value, True, timeout)`. The time that it
-    /// takes to encode the value counts, but a slot that is free then is taken.
+    /// Puts a value in, and blocks up to `timeout` for a free slot: `Queue.put(value, True, timeout)`. Encoding counts
+    /// towards the timeout, but a slot that is free afterwards is taken even if it has expired.
     pub fn put_timeout(&self, value: T, timeout: Duration) -> Result<(), PutError<T>> {
         match self.put_until(value, Instant::now().checked_add(timeout))? {
             Some(value) => Err(PutError::Full(value)),
@@ -182,7 +182,7 @@ impl<T: Serialize + DeserializeOwned> Queue<T> {
         self.get_until(Instant::now().checked_add(timeout))?.ok_or(GetError::Empty)
     }
 
-    /// Puts a value in, or gives it back if no slot came free until the deadline.
+    /// Puts a value in, or gives it back if no slot became free by the deadline.
     fn put_until(&self, value: T, deadline: Option<Instant>) -> io::Result<Option<T>> {
         // Encoded before anything is acquired: a value that cannot be encoded changes nothing.
         let encoded = encode(&value, self.buffer.take())?;
@@ -202,7 +202,7 @@ impl<T: Serialize + DeserializeOwned> Queue<T> {
         }
     }
 
-    /// Takes a value out, or `None` if none came until the deadline.
+    /// Takes a value out, or returns `None` if none came by the deadline.
     fn get_until(&self, deadline: Option<Instant>) -> io::Result<Option<T>> {
         let Some(end) = self.filled.acquire(deadline)? else {
             return Ok(None);
@@ -232,9 +232,9 @@ impl<T: Serialize + DeserializeOwned> Queue<T> {
     }
 }
 
-/// How many zeros precede an encoded value: with the 5 bytes that CBOR puts before a long byte string that makes 16, so
-/// all it is copied from and to is aligned alike. On AMD's Zen 3 and 4 `rep movsb` takes six times as long
-/// where the target lies 1 to 15 bytes behind the source in its page.
+/// How many zeros precede an encoded value. With the 5 bytes that CBOR puts before a long byte string they make 16, so
+/// source and destination of each copy are aligned alike. On AMD's Zen 3 and 4 `rep movsb` takes six times as long if
+/// the destination's offset in its page is 1 to 15 bytes above the source's.
 const PAD: usize = 11;
 
 /// Encodes a value with the names of its fields, so that it can be decoded whatever serde attributes

@@ -50,7 +50,7 @@ fn put_blocks() -> Result<()> {
     supervise([producer, consumer])
 }
 
-/// Why two directions need two queues, also when put and get block.
+/// Why two directions need two queues, even though put and get block.
 fn own_item() -> Result<()> {
     let shared: Queue<String> = Queue::new(1)?;
     let producer = Process::spawn("producer", || {

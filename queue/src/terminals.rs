@@ -13,12 +13,12 @@ use nix::sys::stat::{Mode, umask};
 
 use crate::channel::{consumer, failed, producer};
 
-/// The consumer in a terminal of its own: a child, so that the parent can clean up however it ends.
+/// The consumer in a terminal of its own: a child, so that the parent can clean up however the child ends.
 pub fn consume() -> Result<()> {
     set_role("consumer");
     block_signals()?;
-    // The library makes a directory with what the umask leaves of mode 0777, and panics where it cannot. So it
-    // is to make it in one that is there, and that goes with this process.
+    // The library creates a directory with mode 0777 less the umask, and panics if it cannot. So give it a parent
+    // directory that exists, and that is removed with this process.
     umask(Mode::S_IRWXG | Mode::S_IRWXO);
     let dir = tempfile::tempdir().context("make a directory for the socket")?;
     check(&dir.path().join(".tmp123456/socket"))?;
@@ -28,7 +28,7 @@ pub fn consume() -> Result<()> {
         let (server, name) = IpcOneShotServer::new().context("make a server")?;
         // accept has no timeout: it waits as long as it takes, for one client.
         say!("waits for: cargo run -p queue producer {name}")?;
-        // All that comes this way is the receiving end of the producer's channel: a receiver can travel, too.
+        // The only message is the receiving end of the producer's channel: a receiver can be sent, too.
         let (_, orders) = server.accept().map_err(failed("accept a producer"))?;
         consumer(orders)
     })?])
@@ -45,7 +45,7 @@ pub fn produce(name: &str) -> Result<()> {
     producer(products)
 }
 
-/// Refuses the path of a socket that the library would cut, or panic at.
+/// Refuses a socket path that the library would truncate, or panic on.
 fn check(path: &Path) -> Result<()> {
     let fits = path.to_str().is_some_and(|path| path.len() < 108);
     ensure!(fits, "{}: the path of a socket is UTF-8, and up to 107 bytes long", path.display());

@@ -16,14 +16,14 @@ use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::unistd::pipe2;
 
-/// The most that [`Tokens`] hold: so many fit in the smallest of pipes, two pages, wherever they start. (Before Linux
-/// 5.14 a user with more than a thousand pipes gets smaller ones, which may fail.)
+/// The most that [`Tokens`] hold: this many fit in the smallest pipe, two pages, at any offset in the page. (Before
+/// Linux 5.14 a user with more than a thousand pipes gets smaller ones, which may be too small.)
 pub const MAX_TOKENS: usize = 4096 / size_of::<u64>();
 
 /// How long [`Tokens::acquire`] spins at most before it blocks: about what a wake-up on another CPU costs.
 const MAX_SPIN: Duration = Duration::from_micros(100);
 
-/// After so many waits without success, try spinning again.
+/// After this many waits without a successful spin, try spinning again.
 const RETRY_SPIN: u32 = 8192;
 
 /// Numbers for this process and all children forked later; each is acquired by one of them.
@@ -66,7 +66,7 @@ impl Tokens {
         Ok(token)
     }
 
-    /// Puts a number in, and wakes a process that waits for it. Never blocks.
+    /// Puts a number in, and wakes the processes that wait for one. Never blocks.
     pub fn release(&self, token: u64) -> io::Result<()> {
         (&self.write).write_all(&token.to_ne_bytes()).map_err(|error| named("write", error))
     }

@@ -25,8 +25,8 @@ pub fn run() -> Result<()> {
     let jobs: Queue<Job> = Queue::new(4)?;
     let results: Queue<Done> = Queue::new(4)?;
 
-    // Two processes: one that did both could block in putting a job while every worker blocks in putting a
-    // result, which only it would get: a deadlock.
+    // Two processes, to avoid a deadlock: one that did both could block putting a job while every worker blocks
+    // putting a result that only it would get.
     let mut processes = vec![
         Process::spawn("boss", || boss(&jobs))?,
         Process::spawn("collector", || collector(&results))?,

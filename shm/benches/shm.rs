@@ -1,5 +1,5 @@
-//! A mailbox against a bare hand-over: copy in, tell, copy out. On one CPU two semaphores
-//! tell, on two CPUs a flag that both sides spin on.
+//! A mailbox against a bare hand-over: copy in, signal, copy out. On one CPU two semaphores signal, on two CPUs a
+//! flag that both sides spin on.
 
 #![expect(unsafe_code, reason = "the bare hand-over is what a mailbox wraps")]
 

@@ -14,15 +14,15 @@
 //!
 //! # Hazards
 //!
-//! - A `write` into a free slot succeeds although the reader is gone; [`Writer::flush`] tells.
+//! - A `write` into a free slot succeeds even if the reader is gone; [`Writer::flush`] reports it.
 //! - Trust nothing in the page: a length is read once and checked, text is checked on the private copy.
 //! - It keeps the *oldest* message until that is taken. For the newest value, use [`SharedMemory::words`].
-//! - A fork copies an end, as it copies the end of a pipe: use one of the copies, best in the process that opened it. A
-//!   process that has used an end leaves by dropping it or by dying. One that was not used is left when the last
-//!   copy is closed: also those in the children that were forked meanwhile, and in the programs that another thread
-//!   is just starting.
-//! - A killed process is gone when the kernel has closed its files: after its core dump, if it makes one, and
-//!   not as long as another process lives on that has copies of them. (Its children by `Process::spawn` die with it.)
+//! - A fork copies an end, as it copies the end of a pipe: use only one of the copies, preferably in the process that
+//!   opened it. A process that has used an end leaves by dropping it or by dying. An unused end is left only when its
+//!   last copy is closed, including those in children forked meanwhile, and in programs that another thread is just
+//!   starting.
+//! - A killed process is gone once the kernel has closed its files: after its core dump, if it makes one, and not
+//!   while another process still holds copies of them. (Its children by `Process::spawn` die with it.)
 
 #![expect(unsafe_code, reason = "raw memory that others write to")]
 
@@ -83,17 +83,17 @@ const LIVENESS_INTERVAL: Duration = Duration::from_millis(250);
 /// How long a wait spins at most before it sleeps: about what a wake-up on another CPU costs.
 const MAX_SPIN: Duration = Duration::from_micros(100);
 
-/// After so many waits without success, try spinning again.
+/// After this many waits without a successful spin, try spinning again.
 const RETRY_SPIN: u32 = 8192;
 
 impl Writer {
     /// Opens the writing end of the mailbox `name`, for messages of up to `capacity` bytes.
     ///
-    /// Makes the mailbox if the reader has not, and waits for nobody. What killed processes left under that
-    /// name is replaced. Fails with `AlreadyExists` if it has a writer, or another capacity; with `TimedOut` if a
-    /// process that was stopped while opening it does not go on within a second; with `InvalidData` if
-    /// what has that name is not a mailbox; with `PermissionDenied` if it is another user's; and as
-    /// [`SharedMemory::create`] does.
+    /// Makes the mailbox if the reader has not, and does not wait for the reader. A mailbox that killed processes
+    /// left under that name is replaced. Fails with `AlreadyExists` if it has a writer, or another capacity; with
+    /// `TimedOut` if a process that was stopped while opening it does not resume within a second; with
+    /// `InvalidData` if the object of that name is not a mailbox; with `PermissionDenied` if it is another user's;
+    /// and as [`SharedMemory::create`] does.
     pub fn open(name: &str, capacity: usize) -> io::Result<Writer> {
         End::open(name, WRITER, capacity).map(Writer)
     }
@@ -182,7 +182,7 @@ impl End {
         unsafe { self.peer.memory.pointer().add(size_of::<Header>()) }
     }
 
-    /// Waits until the peer has counted: as the writer for `taken`, as the reader for `written`.
+    /// Waits until the peer has incremented its count: `taken` for the writer, `written` for the reader.
     fn wait_turn(&mut self, call: &str, timeout: Option<Duration>) -> io::Result<()> {
         if self.peer.user == 0 {
             self.peer.user = std::process::id();
@@ -211,13 +211,13 @@ impl End {
             let left = left(deadline);
             let interval = left.map_or(LIVENESS_INTERVAL, |left| left.min(LIVENESS_INTERVAL));
             counted.sleep(before, Some(interval));
-            // In this order: what the peer counted before it left is not lost.
+            // The count once more after the peer: what it counted before it left is not lost.
             let is_gone = !has_come() && self.peer.other_is_gone();
             let (kind, what) = match is_gone {
                 _ if has_come() => return Ok(()),
                 true => (ErrorKind::BrokenPipe, "is gone"),
                 false if left == Some(Duration::ZERO) => {
-                    (ErrorKind::TimedOut, "did not come in time")
+                    (ErrorKind::TimedOut, "did not respond in time")
                 }
                 false => continue,
             };

@@ -1,8 +1,8 @@
 //! Shared memory: a writer and a reader share one page.
 //!
-//! The article's section 共享内存. Its `tagname` exists on Windows only; here the memory has a POSIX name. It
-//! says that access must be synchronised by semaphores, and then uses sleeps; here two semaphores say whose
-//! turn it is.
+//! The article's section 共享内存. Its `tagname` exists on Windows only; here the memory has a POSIX name. The article
+//! says that access must be synchronised by semaphores, and then sleeps instead; here two semaphores say whose turn
+//! it is.
 //!
 //! ```text
 //!  writer ──▶ │ cnblogs: 1024 bytes │ ──▶ reader
@@ -71,7 +71,7 @@ fn writer(name: &str, empty: &Semaphore, filled: &Semaphore) -> Result<()> {
 }
 
 fn reader(name: &str, empty: &Semaphore, filled: &Semaphore) -> Result<()> {
-    // Mapped once, for both directions; the article maps anew for each text, to read only. Either way it is
+    // Mapped once, for reading and writing; the article maps it anew, read-only, for each text. Either way it is
     // unmapped at the end of the scope, as by contextlib.closing.
     let memory = SharedMemory::open(name)?;
     loop {

@@ -58,11 +58,10 @@ pub(crate) struct Object {
 pub(crate) const RESERVED: Mode = Mode::S_ISVTX;
 
 impl SharedMemory {
-    /// Makes `size` bytes of zeros under `name`, which is new and looks like "/cnblogs".
+    /// Makes `size` zero bytes under `name`, a new name such as "/cnblogs".
     ///
-    /// Nobody but this user can open it (mode 0600). Fails with `AlreadyExists` if there is something of
-    /// that name (`O_EXCL`), with `StorageFull` if there is no memory left for it, and with
-    /// `InvalidInput` for size 0 and for what is not a name.
+    /// Only this user can open it (mode 0600). Fails with `AlreadyExists` if the name exists (`O_EXCL`), with
+    /// `StorageFull` if there is no memory left for it, and with `InvalidInput` for size 0 or an invalid name.
     pub fn create(name: &str, size: usize) -> io::Result<SharedMemory> {
         let mut object = Object::open(name, OFlag::O_CREAT | OFlag::O_EXCL, Mode::empty())?;
         object.owner = Some(std::process::id());
@@ -70,7 +69,7 @@ impl SharedMemory {
         object.map(size as u64)
     }
 
-    /// Maps the whole of what another process made under `name`, reserving what it did not.
+    /// Maps the whole object that another process made under `name`, and reserves any memory that it did not.
     ///
     /// Fails with `NotFound` if there is nothing of that name, with `PermissionDenied` if it is
     /// another user's, with `InvalidData` if it is empty (also for a moment while it is being made) or
@@ -107,10 +106,10 @@ impl SharedMemory {
         self.map.len()
     }
 
-    /// Copies `bytes` to the start: `mem.seek(0)`, `mem.write(…)`. What lies behind them stays.
+    /// Copies `bytes` to the start: `mem.seek(0)`, `mem.write(…)`. What follows them stays.
     ///
-    /// Word by word, atomically: whoever reads meanwhile gets a mixture. Fails with `InvalidInput` if there
-    /// are more than fit.
+    /// Word by word, atomically: a concurrent reader gets a mixture of old and new. Fails with `InvalidInput` if
+    /// they do not fit.
     pub fn write(&self, bytes: &[u8]) -> io::Result<()> {
         if bytes.len() > self.size() {
             let what = format!("{} bytes are more than {}", bytes.len(), self.size());
@@ -127,7 +126,7 @@ impl SharedMemory {
         Ok(())
     }
 
-    /// Copies all of it out: `mem.seek(0)`, `mem.read()`. Mind the NULs behind what was written.
+    /// Copies all of it out: `mem.seek(0)`, `mem.read()`. Mind the NULs after what was written.
     pub fn read(&self) -> Vec<u8> {
         let words = self.all_words().iter();
         let mut bytes: Vec<u8> = words.flat_map(|word| word.load(Relaxed).to_ne_bytes()).collect();
@@ -138,18 +137,18 @@ impl SharedMemory {
     /// The memory as 64-bit numbers, each read and written atomically; a trailing remainder of up to
     /// seven bytes is excluded.
     ///
-    /// That makes a race with another process harmless to Rust, but not to the data: where more than
-    /// one number at a time must be consistent, it takes a semaphore.
+    /// That makes a race with another process harmless to Rust, but not to the data: if several numbers must be
+    /// consistent with each other, use a semaphore.
     pub fn words(&self) -> &[AtomicU64] {
         &self.all_words()[..self.size() / 8]
     }
 
     /// Likewise with the remainder, and what follows it in its word.
     fn all_words(&self) -> &[AtomicU64] {
-        // SAFETY: the mapping starts at a page, lives as long as `self`, and consists of whole pages, so also
-        // of whole words; the object was made or measured at that size. Atomics may change under a
-        // shared reference. Not covered: a process that shrinks the object (SIGBUS), or writes
-        // it otherwise than by whole words, atomically.
+        // SAFETY: the mapping starts at a page, lives as long as `self`, and consists of whole pages, so also of
+        // whole words; the object was made or measured at that size. Atomics may change under a shared reference.
+        // Not covered: a process that shrinks the object (SIGBUS), or writes to it other than by atomic whole
+        // words.
         unsafe { std::slice::from_raw_parts(self.pointer().cast(), self.size().div_ceil(8)) }
     }
 
@@ -174,7 +173,7 @@ impl Object {
         check_name(name)?;
         let mode = Mode::S_IRUSR | Mode::S_IWUSR | mode;
         let file = shm_open(name, flags | OFlag::O_RDWR, mode).map_err(|errno| match errno {
-            // Not a name that is not there yet: whoever waits for it would wait forever.
+            // Not "no such name yet": whoever retries on that would wait forever.
             Errno::ENOENT if !Path::new(DIRECTORY).is_dir() => Errno::ENOSYS,
             errno => errno,
         });
@@ -261,8 +260,8 @@ impl Drop for Object {
     }
 }
 
-/// A name that nobody can guess, since all users of a machine share the names: "/cnblogs" gives
-/// "/cnblogs-0123456789abcdef". It makes nothing.
+/// A name that nobody can guess, since all users of a machine share one namespace: "/cnblogs" gives
+/// "/cnblogs-0123456789abcdef". It creates no object.
 pub fn unique_name(prefix: &str) -> String {
     // A forked child has a copy of its parent's random numbers, but not its process id.
     let id = RandomState::new().hash_one((std::process::id(), SystemTime::now()));
@@ -394,7 +393,7 @@ mod tests {
         }
     }
 
-    /// As Python and ftruncate(1) make it.
+    /// As Python and truncate(1) make it.
     #[test]
     fn what_was_made_sparse_is_reserved() {
         let name = unique_name("/cnblogs");

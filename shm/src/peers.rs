@@ -1,11 +1,11 @@
 //! Two processes that meet at a name, in either order, and notice when the other one is gone.
 //!
-//! It needs `memory.rs` beside it; the mailbox is made with it. The first word of the memory says who has come,
-//! and a lock says who is here: one byte of the object for each of the two (`F_OFD_SETLK`), which the kernel
-//! unlocks when a process dies, however it dies. Whoever has come and is not here is gone.
+//! It needs `memory.rs` beside it; the mailbox is made with it. The first word of the memory records which of the
+//! two have come. Each locks a byte of the object (`F_OFD_SETLK`), and the kernel releases the lock when the
+//! process dies, however it dies. A peer that has come and holds no lock is gone.
 //!
-//! Whoever comes or leaves first locks a third byte, the door: so each finds all as the last one left it. Whoever
-//! leaves last unlinks the name, and whoever finds that somebody has left unlinks it, too, and begins anew.
+//! Whoever comes or leaves first locks a third byte, the door, so that two never do so at once. Whoever leaves last
+//! unlinks the name; whoever comes and finds that a peer has left unlinks it, too, and makes a new one.
 
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::MetadataExt;
@@ -25,7 +25,7 @@ pub(crate) struct Peer {
     role: usize,
     /// The process that has used it; 0 before.
     pub(crate) user: u32,
-    // Dropped in this order: only what is closed can be left.
+    // Dropped in this order: closing the memory releases the lock at which `_name` then looks.
     pub(crate) memory: SharedMemory,
     _name: Name,
 }
@@ -43,11 +43,11 @@ const DOOR: usize = 2;
 /// How long to wait at the door, which is held for some microseconds, unless the process was stopped there.
 const DOOR_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How often to look at the door, for which the kernel has no wait with a timeout.
+/// How often to try the door: fcntl(2) has no lock with a timeout.
 const POLL_INTERVAL: Duration = Duration::from_millis(1);
 
 impl Peer {
-    /// Comes to `name`, where memory of `header` and `capacity` bytes is, or else made.
+    /// Joins the mailbox `name`, or makes it, with memory for `header` and `capacity` bytes.
     ///
     /// Fails as [`Writer::open`](super::Writer::open) says.
     pub(crate) fn come(
@@ -69,7 +69,7 @@ impl Peer {
             if there.mode() & RESERVED.bits() == 0 || (1..header as u64).contains(&there.len()) {
                 return fail(ErrorKind::InvalidData, "not a mailbox");
             }
-            // Only what is looked at here is reserved here: all of it may take long.
+            // Reserve only what is read here, while the door is locked: reserving all of it may take long.
             let is_new = there.len() == 0;
             let size = if is_new { wanted } else { there.len() };
             object.reserve(header as u64)?;
@@ -103,7 +103,7 @@ impl Peer {
         }
     }
 
-    /// Whether the other one has come and is not here, or nobody can come any more.
+    /// Whether the peer has come and is gone, or can no longer come, since the name is unlinked.
     pub(crate) fn other_is_gone(&self) -> bool {
         let (object, other) = (&self.memory.object, 1 - self.role);
         match self.memory.words()[0].load(SeqCst) & 1 << other {
@@ -115,7 +115,8 @@ impl Peer {
 
 impl Drop for Peer {
     fn drop(&mut self) {
-        // Closing would do, unless a child has a copy. But one that has never been used here may be the child's.
+        // Closing would do, unless a child has a copy. But an end that was never used here may be in use by the
+        // child.
         if self.user == std::process::id() {
             let _ = self.memory.object.lock(self.role, F_UNLCK);
         }

@@ -1,10 +1,10 @@
 //! A counting semaphore in shared memory: what the article asks for to keep access in order.
 //!
-//! It needs `memory.rs` beside it. A semaphore is a number that never gets below zero, and a place to sleep
-//! while it is zero: [`Semaphore::wait`] takes one off, [`Semaphore::post`] adds one (sem_wait(3),
-//! sem_post(3); `multiprocessing.Semaphore`'s `acquire` and `release`). The number is an atomic in the
-//! page; the place to sleep is futex(2), which glibc's `sem_t` uses, too. Unlike sem_timedwait(3) it
-//! does not go by the wall clock, which may be set back.
+//! It needs `memory.rs` beside it. A semaphore is a number that never falls below zero, and a place to sleep while
+//! it is zero: [`Semaphore::wait`] subtracts one, [`Semaphore::post`] adds one (sem_wait(3), sem_post(3);
+//! `multiprocessing.Semaphore`'s `acquire` and `release`). The number is an atomic in the page; the place to sleep
+//! is futex(2), which glibc's `sem_t` uses, too. Unlike sem_timedwait(3) it does not go by the wall clock, which
+//! may be set back.
 
 #![expect(unsafe_code, reason = "futex(2) takes an address, and the page is raw memory")]
 
@@ -20,8 +20,8 @@ use super::memory::{SharedMemory, failed};
 
 /// A counting semaphore that forked processes share.
 ///
-/// With the value 1 it is a lock: wait, use what is shared, post. It
-/// cannot tell that a process which should post was killed: give waits a timeout, or supervise.
+/// With the value 1 it is a lock: wait, use what is shared, post. It cannot detect that the process that should
+/// post was killed: give each wait a timeout, or supervise the processes.
 #[derive(Debug)]
 pub struct Semaphore {
     memory: SharedMemory,
@@ -38,7 +38,7 @@ impl Semaphore {
         Ok(semaphore)
     }
 
-    /// Takes one off, and blocks up to `timeout` (`None`: as long as it takes) while there is none.
+    /// Waits until the value is positive, then decrements it. Blocks up to `timeout` (`None`: as long as it takes).
     ///
     /// Fails with `TimedOut`.
     pub fn wait(&self, timeout: Option<Duration>) -> io::Result<()> {

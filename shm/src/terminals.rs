@@ -1,7 +1,7 @@
 //! Shared memory between strangers: a writer and a reader in two terminals.
 //!
-//! A mailbox is the memory of the story with turns of its own, under one name: its two ends notice when
-//! the other one is gone.
+//! A mailbox is the story's memory with built-in turn-taking, under one name: each end notices when the other one
+//! is gone.
 //!
 //! ```text
 //!  terminal 1: cargo run -p shm writer      terminal 2: cargo run -p shm reader
@@ -13,7 +13,7 @@ use shm::{Reader, Writer};
 
 use crate::SIZE;
 
-/// Runs one role as a child, so that the parent can leave the mailbox however it ends.
+/// Runs one role as a child, so that the parent can leave the mailbox however the child ends.
 pub fn run(role: &str, name: &str) -> Result<()> {
     set_role(role);
     block_signals()?;

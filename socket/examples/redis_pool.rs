@@ -6,10 +6,10 @@
 //!                                 worker n
 //! ```
 //!
-//! Start `redis-server`, then `cargo run -p socket --example redis_pool worker 127.0.0.1:6379`, as many as you like, on any
-//! host, and likewise `boss` and one `collector`. A worker takes a job by moving it into a list of its own. What is in
-//! the list of a worker that is gone, the collector puts back: a `kill -9` loses none. (A real project takes the
-//! crate redis; here you see what it does.)
+//! Start `redis-server`, then `cargo run -p socket --example redis_pool worker 127.0.0.1:6379`, as many as you like, on
+//! any host, and likewise `boss` and one `collector`. A worker takes a job by moving it into a list of its own. The
+//! collector puts back the jobs of a worker that is gone: a `kill -9` loses none. (A real project uses the redis crate;
+//! this shows what it does.)
 
 use std::collections::BTreeSet;
 use std::io::{BufReader, Read};

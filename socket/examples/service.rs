@@ -1,8 +1,8 @@
 //! A service: requests and replies, a line of JSON each, over TCP or a Unix-domain socket.
 //!
-//! Run `cargo run -p socket --example service 127.0.0.1:9001` and, before or after it, in any number of other terminals,
-//! `cargo run -p socket --example client 127.0.0.1:9001`. Each client has a thread. Ctrl-C ends the server when it has
-//! answered what it is at. For an address of your own: `[::1]:9001`, `unix:/path`.
+//! Run `cargo run -p socket --example service 127.0.0.1:9001` and, before or after it, in any number of other
+//! terminals, `cargo run -p socket --example client 127.0.0.1:9001`. Each client has a thread. On Ctrl-C the server
+//! answers the requests in progress, then ends. For an address of your own: `[::1]:9001`, `unix:/path`.
 
 use std::io::{self, BufReader, ErrorKind, Read};
 use std::net::Shutdown;
@@ -43,14 +43,14 @@ fn main() -> Result<()> {
         let served = stream.try_clone()?;
         let thread = thread::spawn(move || {
             answer_all(&served).unwrap_or_else(|error| eprintln!("a client: {error:#}"));
-            let _ = served.shutdown(Shutdown::Both); // our other copy would keep it open
+            let _ = served.shutdown(Shutdown::Both); // the copy in `clients` would keep it open
         });
         clients.push((stream, thread));
         clients.retain(|(_, thread)| !thread.is_finished());
     }
     drop(listener); // nobody is queued any more
     for (stream, thread) in clients {
-        let _ = stream.shutdown(Shutdown::Read); // after the request that it is at, it reads EOF
+        let _ = stream.shutdown(Shutdown::Read); // after the request in progress, it reads EOF
         let _ = thread.join();
     }
     println!("stops");

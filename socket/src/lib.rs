@@ -15,14 +15,14 @@
 //!
 //! - A stream has no message boundaries: two sends can arrive as one receive, and one as two. Agree
 //!   on a frame; here a message is a line. And use `write_all`, never a bare `write`.
-//! - A peer that stays and sends nothing blocks a reader forever: set a read timeout. It begins anew with each byte.
+//! - A peer that stays and sends nothing blocks a reader forever: set a read timeout. It restarts with each byte.
 //! - Deadlock: if both sides send more than the buffers hold before receiving, both block forever. A Unix-domain socket
 //!   holds some 280 messages, however short.
 //! - Closing with replies unread resets a TCP connection, and the peer may lose what was sent before: shut down the
 //!   writing side, read to EOF, then close.
 //! - Large or binary messages: `pipe::Sender` and `pipe::Receiver` over the stream (`From<OwnedFd>`), with frames that
 //!   Python's `multiprocessing.connection` reads, too.
-//! - An address like `0.0.0.0:9000` listens to the whole network, without a password or a secret.
+//! - An address like `0.0.0.0:9000` lets the whole network connect, without authentication.
 //! - Between hosts a peer can vanish silently (a pulled cable); only a timeout detects it.
 
 use std::fs;
@@ -57,15 +57,16 @@ const POLL_INTERVAL: Duration = Duration::from_millis(1);
 
 /// A socket that accepts connections: socket(2), bind(2), listen(2).
 ///
-/// A server that can be stopped polls it together with its own end, such as a pipe or a signalfd(2):
+/// A server that can be stopped polls it together with a descriptor that tells it to stop, such as a pipe or a
+/// signalfd(2):
 ///
 /// ```text
 /// let mut fds = [&listener.as_fd(), &stop.as_fd()].map(|fd| PollFd::new(*fd, PollFlags::POLLIN));
 /// poll(&mut fds, PollTimeout::NONE)?; // stop has ended, or a client waits
 /// ```
 ///
-/// Dropping it closes it, and removes the socket file that it made: also where it was moved into a child
-/// and the parent's copy is dropped, so lend it to the child instead.
+/// Dropping it closes it, and removes the socket file that it made. Moving it into a child would drop the parent's
+/// copy, and so remove the file: let the child borrow it instead.
 #[derive(Debug)]
 pub struct Listener {
     // Dropped first: while the file is there, a client can still connect.
@@ -147,7 +148,7 @@ impl Listener {
     }
 }
 
-/// For poll(2): readable when a client waits, so that a server can wait for its own end, too.
+/// For poll(2): readable when a client waits, so that a server can wait for a stop request as well.
 impl AsFd for Listener {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
@@ -167,7 +168,7 @@ pub fn write_line(stream: &mut impl Write, message: &str) -> io::Result<()> {
         return Err(io::Error::new(ErrorKind::InvalidInput, what));
     }
     let written = stream.write_all(line.as_bytes());
-    written.map_err(|error| timed_out(error, "the other side received nothing in time"))
+    written.map_err(|error| timed_out(error, "the other side did not read in time"))
 }
 
 /// Reads a message: the next line, without its end. `None` means EOF: the other side has closed.
@@ -221,7 +222,7 @@ fn resolve(address: &str) -> io::Result<Vec<SockAddr>> {
     let Ok(port) = port.parse::<u16>() else {
         return invalid("a port is a number up to 65535");
     };
-    // Without its brackets getaddrinfo(3) knows the scope of fe80::1%eth0.
+    // Only without the brackets does getaddrinfo(3) understand a scope, as in fe80::1%eth0.
     let found = (host.trim_matches(['[', ']']), port).to_socket_addrs();
     Ok(found.map_err(|error| named("resolve", address, error))?.map(SockAddr::from).collect())
 }
@@ -282,7 +283,7 @@ fn listen_unix(socket: &Socket, at: &SockAddr, path: &Path) -> io::Result<Socket
         _ => Err(error),
     })?;
     let (id, owner) = (file_id(path)?, std::process::id());
-    // Absolute, for a later chdir must not make us leave it.
+    // Absolute, so that we can still remove it after a chdir.
     let file = SocketFile { path: std::path::absolute(path)?, id, owner };
     socket.listen(BACKLOG)?;
     Ok(file)
@@ -290,9 +291,8 @@ fn listen_unix(socket: &Socket, at: &SockAddr, path: &Path) -> io::Result<Socket
 
 /// Lets one server at a time start at a path, until the returned guard is dropped.
 ///
-/// It binds a name in the abstract namespace (unix(7)), which leaves no file behind: that it is taken means
-/// that another server is starting there, unless somebody keeps it. Not covered: servers in different network
-/// namespaces.
+/// It binds a name in the abstract namespace (unix(7)), which leaves no file behind. If the name is taken, another
+/// server is starting there, unless a stranger holds it. Not covered: servers in different network namespaces.
 fn take_turn(path: &Path) -> io::Result<Socket> {
     let dir = fs::metadata(path.parent().unwrap_or(path).join("."))?;
     // Such a name is short, so it has a hash of the file's name: FNV-1a, the same in every program.
@@ -303,7 +303,8 @@ fn take_turn(path: &Path) -> io::Result<Socket> {
     let name = format!("listen {:x}:{:x}:{hash:x}", dir.dev(), dir.ino());
     let at = SockAddr::unix(format!("\0{name}"))?;
     let turn = Socket::new(Domain::UNIX, Type::DGRAM, None)?;
-    // The other one is soon done; so is a program that another thread starts, with a copy of our last turn.
+    // The other server is soon done. So is a program that another thread is starting, which has a copy of our last
+    // turn until exec.
     let deadline = Instant::now() + TURN_TIMEOUT;
     let mut taken = turn.bind(&at);
     while matches!(&taken, Err(e) if e.kind() == ErrorKind::AddrInUse) && Instant::now() < deadline
@@ -630,6 +631,6 @@ mod tests {
         let line = "x".repeat(MAX_LINE - 1);
         let error = (0..1000).find_map(|_| write_line(&mut &client, &line).err()).unwrap();
         assert_eq!(error.kind(), ErrorKind::TimedOut);
-        assert_eq!(error.to_string(), "the other side received nothing in time");
+        assert_eq!(error.to_string(), "the other side did not read in time");
     }
 }

@@ -1,8 +1,8 @@
 //! Socket: a client and a server, which could be on two hosts.
 //!
-//! The article's section socket通信. It has no code there, only a flow chart: here each box of the chart is a
-//! call, and a line of output. What a program of your own calls instead are `socket::listen` and
-//! `socket::connect`, which also take names, IPv6 and Unix-domain sockets.
+//! The article's section socket通信. It has only a flow chart, no code: here each box of the chart is a call, and a
+//! line of output. A program of your own calls `socket::listen` and `socket::connect` instead, which also take
+//! names, IPv6 and Unix-domain sockets.
 //!
 //! ```text
 //!  server: socket, bind, listen ─▶ accept ─▶ recv ─▶ send ─▶ recv ─▶ close
@@ -69,8 +69,8 @@ fn server(listener: &Socket) -> Result<()> {
     // a message here.
     let mut lines = BufReader::new(&stream);
     let message = read_line(&mut lines)?.context("recv: the client closed")?;
-    // `accept` and the client's `connect` may return in either order. Only now is the client known to be past it,
-    // so only now is this printed.
+    // `accept` and the client's `connect` may return in either order. Only now is the client known to have
+    // connected, so only now is this printed.
     say!("accept: a client")?;
     say!("recv:   {message}")?;
     say!("send:   {message}")?;

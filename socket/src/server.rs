@@ -28,7 +28,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// Runs the server until it is stopped.
 pub fn run(address: &str) -> Result<()> {
-    // A child serves, so that the parent can remove a socket file however it ends.
+    // A child serves, so that the parent can remove a socket file however the child ends.
     set_role("server");
     block_signals()?;
     let listener = socket::listen(address)?;

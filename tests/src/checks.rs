@@ -1,4 +1,4 @@
-//! Checks that fork: without libtest (`harness = false`), whose threads would make every fork refuse.
+//! Checks that fork: without libtest (`harness = false`), whose threads would make every `spawn` fail.
 
 use std::cell::Cell;
 
@@ -19,8 +19,8 @@ thread_local! {
     pub(crate) static CHECK: Cell<&'static str> = const { Cell::new("") };
 }
 
-/// Runs the checks of a test that forks (`harness = false`), one after the other on the main thread:
-/// libtest's threads would make every fork refuse. Takes libtest's arguments, and ends the program.
+/// Runs the checks of a test that forks (`harness = false`), one after the other on the main thread: libtest's
+/// threads would make every `spawn` fail. Takes libtest's arguments, and ends the program.
 pub fn run_checks(checks: Vec<(&'static str, fn())>) -> ! {
     let mut args = Arguments::from_args();
     stop_signals_as_usual().unwrap();

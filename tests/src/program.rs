@@ -148,7 +148,7 @@ impl Program {
         let program = Program::start_with_room(command, Some(room));
         let mut before = Vec::new();
         wait_for("all processes to wait", &mut || {
-            // Nobody runs now if in two looks all sleep, and have slept in between.
+            // Nothing runs if two looks in a row find all asleep, and none has run in between.
             let now: Vec<_> = program.members().into_iter().map(state).collect();
             let asleep = now.iter().all(|state| state.starts_with(['S', 'Z']));
             let same = replace(&mut before, now) == before;
@@ -175,7 +175,7 @@ impl Program {
             .process_group(0)
             .spawn()
             .unwrap();
-        // The command keeps our copies of the writing ends open, and the readers would wait.
+        // `command` keeps our copies of the writing ends; drop it, or the readers never see EOF.
         command.stdout(Stdio::null()).stderr(Stdio::null());
         let (watchdog, done) = channel();
         let group = Pid::from_raw(child.id() as i32);

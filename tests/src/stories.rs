@@ -1,4 +1,5 @@
-//! What a story must stand: many runs at once, a closed stdout, a full disk, and the death of each process at each line.
+//! What a story must withstand: many runs at once, a closed stdout, a full disk, and the death of each process at
+//! each line.
 
 use std::fs;
 use std::io::BufReader;
@@ -70,8 +71,8 @@ pub fn check_accidents(exe: &str, args: &[&str], roles: &[&str], story: &str) {
     }
 }
 
-/// Checks a program whose lines differ from run to run: as soon as a line is there, each role is
-/// killed in several ways. It may have ended by then; otherwise it is named.
+/// Checks a program whose lines differ from run to run: after each line, each role is killed in several ways.
+/// Unless it had ended by then, the error names it.
 #[track_caller]
 pub fn check_kills(exe: &str, args: &[&str], roles: &[&str]) {
     let lines = run(&mut program(exe, args)).succeeded().lines().count();
