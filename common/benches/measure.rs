@@ -209,7 +209,7 @@ pub fn pin(cpu: usize) -> Result<()> {
     Ok(sched_setaffinity(Pid::this(), &one)?)
 }
 
-/// Prints the head of the table, with the names of those that ours are compared with, or of what
+/// Prints the head of the table, with the names of those that it is compared with, or of what
 /// [`scaling`] prints.
 pub fn head(others: &[&str]) {
     if scaling_wanted() {
@@ -219,14 +219,14 @@ pub fn head(others: &[&str]) {
         );
         return;
     }
-    print!("{:<11} {:<17} {:>4} {:>11}", "mechanism", "message", "CPUs", "ours");
+    print!("{:<11} {:<17} {:>4} {:>11}", "mechanism", "message", "CPUs", "here");
     others.iter().for_each(|name| print!(" {name:>11} {:>5}", "ratio"));
     println!();
 }
 
 /// Measures all sizes, and prints a row for each.
 ///
-/// The first contender is ours, the others are those that [`head`] has named.
+/// The first contender is the mechanism here, the others are those that [`head`] has named.
 pub fn compare(
     name: &str,
     rows: &[(Kind, usize)],

@@ -1,7 +1,7 @@
 //! Processes as `multiprocessing.Process` starts them on Linux: by fork(2), and never left behind.
 //!
-//! [`Process::spawn`] forks a child for a closure, [`supervise`] waits for several children and stops the
-//! others when one fails. This file needs nothing else of ours: copy it with `nix` and `anyhow`.
+//! [`Process::spawn`] forks a child for a closure, [`supervise`] waits for several children and stops the others
+//! when one fails. This file needs no other: copy it with `nix` and `anyhow`.
 //!
 //! # Hazards
 //!

@@ -80,9 +80,9 @@ pub struct Listener {
 /// resolved, and the first usable address is used.
 ///
 /// A socket file is made with mode 0600: to let others in, call `std::fs::set_permissions` afterwards (they need to
-/// write to it, and to enter its directory). If there is a stale one, it is replaced; anything else at that
-/// path is left alone, and is an error. Staleness is tested by connecting: a live server sees a client come
-/// and go, and one that has bound and does not listen yet (not one of ours) is taken for stale.
+/// write to it, and to enter its directory). If there is a stale one, it is replaced; anything else at that path is
+/// left alone, and is an error. Staleness is tested by connecting: a live server sees a client come and go, and one
+/// that has bound and does not listen yet (unlike one made here) is taken for stale.
 ///
 /// Fails with `InvalidInput` if `address` is not valid, and with `AddrInUse` if somebody listens there.
 pub fn listen(address: &str) -> io::Result<Listener> {
