@@ -16,7 +16,7 @@ use nix::fcntl::OFlag;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, kill, raise, sigaction};
 use nix::sys::wait::waitpid;
 use nix::unistd::{Pid, getpid, getppid, pipe2};
-use tests::run_checks;
+use tests::{quiet, run_checks};
 
 fn main() {
     run_checks(tests::checks![
@@ -65,8 +65,11 @@ fn a_child_is_another_process() {
 
 fn failures_are_named() {
     let join = |body: fn() -> Result<()>| {
-        let child = Process::spawn("child", body).unwrap();
-        child.join().unwrap_err().to_string()
+        let quietly = || {
+            quiet();
+            body()
+        };
+        Process::spawn("child", quietly).unwrap().join().unwrap_err().to_string()
     };
     assert_eq!(join(|| bail!("on purpose")), "child failed with exit status 1");
     assert_eq!(join(|| panic!("on purpose")), "child panicked");
@@ -76,7 +79,13 @@ fn failures_are_named() {
 
 fn a_panic_stays_in_the_child() {
     let parent = getpid();
-    let child = catch_unwind(|| Process::spawn("child", || panic!("on purpose")).unwrap());
+    let child = catch_unwind(|| {
+        let child = Process::spawn("child", || {
+            quiet();
+            panic!("on purpose")
+        });
+        child.unwrap()
+    });
     assert_eq!(getpid(), parent, "the child went on as a second parent");
     child.unwrap().join().unwrap_err();
 }
@@ -157,7 +166,11 @@ fn a_child_does_not_outlive_its_parent() {
 
 fn the_first_that_fails_stops_the_others() {
     let waiting = Process::spawn("waiting", wait_forever).unwrap();
-    let failing = Process::spawn("failing", || bail!("on purpose")).unwrap();
+    let failing = Process::spawn("failing", || {
+        quiet();
+        bail!("on purpose")
+    });
+    let failing = failing.unwrap();
     let pid = Pid::from_raw(waiting.id() as i32);
     let error = supervise([waiting, failing]).unwrap_err();
     assert_eq!(error.to_string(), "failing failed with exit status 1");
@@ -174,7 +187,10 @@ fn the_one_that_was_killed_is_named() {
             Process::spawn_with("victim", (read, write), |_write| Ok(raise(Signal::SIGKILL)?))
                 .unwrap();
         let peer = Process::spawn("peer", move || match (&read).read(&mut [0])? {
-            0 => bail!("the victim is gone"),
+            0 => {
+                quiet();
+                bail!("the victim is gone")
+            }
             _ => Ok(()),
         })
         .unwrap();
@@ -187,6 +203,7 @@ fn the_one_that_was_killed_is_named() {
 fn all_that_fail_by_themselves_are_named() {
     for _ in 0..200 {
         let (cause, read) = Process::spawn_with("cause", pipe(), |write| {
+            quiet();
             drop(write);
             // What its error takes to be put together and printed.
             (0..10_000).for_each(|i| drop(std::hint::black_box(format!("{i}"))));
@@ -194,7 +211,10 @@ fn all_that_fail_by_themselves_are_named() {
         })
         .unwrap();
         let peer = Process::spawn("peer", move || match (&read).read(&mut [0])? {
-            0 => bail!("the other side closed"),
+            0 => {
+                quiet();
+                bail!("the other side closed")
+            }
             _ => Ok(()),
         })
         .unwrap();
@@ -244,7 +264,10 @@ fn what_is_ignored_stays_ignored() {
         }
         block_signals()?;
         raise(Signal::SIGHUP)?;
-        let failing = Process::spawn("failing", || bail!("on purpose"))?;
+        let failing = Process::spawn("failing", || {
+            quiet();
+            bail!("on purpose")
+        })?;
         assert_eq!(failing.join().unwrap_err().to_string(), "failing failed with exit status 1");
         supervise([Process::spawn("grandchild", || Ok(()))?])
     });
@@ -287,7 +310,13 @@ impl std::error::Error for Unprintable {}
 
 fn an_error_that_cannot_be_shown_stays_in_the_child() {
     let parent = getpid();
-    let child = catch_unwind(|| Process::spawn("child", || Err(Unprintable.into())).unwrap());
+    let child = catch_unwind(|| {
+        let child = Process::spawn("child", || {
+            quiet();
+            Err(Unprintable.into())
+        });
+        child.unwrap()
+    });
     assert_eq!(getpid(), parent, "the child went on as a second parent");
     assert_eq!(child.unwrap().join().unwrap_err().to_string(), "child panicked");
 }

@@ -21,12 +21,12 @@ use queue::Queue;
 const HELP: &str = "\
 A producer and a consumer exchange values through two bounded queues (multiprocessing.Queue).
 
-Usage: cargo run -p queue            the producer and the consumer
-       cargo run -p queue limits     Full, Empty, blocking, and a trap
-       cargo run -p queue workers    several workers share one queue
-       cargo run -p queue channel    the producer and the consumer over ipc-channel
-       cargo run -p queue consumer   the same in two terminals: it prints the command for the other one,
-       cargo run -p queue producer NAME
+Usage: cargo run -p queue                  both
+       cargo run -p queue limits           Full, Empty, blocking, and a trap
+       cargo run -p queue workers          several workers share one queue
+       cargo run -p queue channel          both, over ipc-channel
+       cargo run -p queue consumer         likewise, the consumer; prints the command for the producer
+       cargo run -p queue producer NAME    the producer of that command
 ";
 
 fn main() -> std::process::ExitCode {

@@ -1,9 +1,10 @@
 //! Checks that fork: without libtest (`harness = false`), whose threads would make every `spawn` fail.
 
 use std::cell::Cell;
+use std::fs::File;
 
 use libtest_mimic::{Arguments, Trial};
-use nix::unistd::alarm;
+use nix::unistd::{alarm, dup2_stderr};
 
 use crate::TOO_LONG;
 use crate::program::stop_signals_as_usual;
@@ -37,4 +38,9 @@ pub fn run_checks(checks: Vec<(&'static str, fn())>) -> ! {
         })
     };
     libtest_mimic::run(&args, checks.into_iter().map(trial).collect()).exit()
+}
+
+/// For a child that fails on purpose: nobody needs to read why, and it looks like a failure of the test.
+pub fn quiet() {
+    dup2_stderr(File::create("/dev/null").unwrap()).unwrap();
 }

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-pub use checks::run_checks;
+pub use checks::{quiet, run_checks};
 pub use pages::*;
 pub use program::*;
 pub use stories::{check_accidents, check_kills, check_story};
