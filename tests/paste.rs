@@ -28,7 +28,7 @@ const OFFERED: [(&str, &str, &[&str]); 8] = [
     ("memory", "shm", &["shm/src/memory.rs"]),
     ("sema", "shm", &["", "shm/src/memory.rs", "shm/src/semaphore.rs"]),
     ("socket", "socket", &["socket/src/lib.rs"]),
-    ("process", "process", &["common/src/process.rs"]),
+    ("common", "common", &["common/src/process.rs"]),
 ];
 
 /// Alone, as a crate of its name: the README's program, or none, builds without a warning, and runs.
@@ -94,16 +94,20 @@ fn run_with_python(dir: &Path, programs: &[&str]) -> String {
 fn each_example_is_a_program() {
     for package in PACKAGES {
         let source = format!("../ipc/{package}/src/lib.rs ");
-        let commands = all_blocks("sh", "cargo new ").find(|block| block.contains(&source));
+        let commands = all_blocks("sh", "cd ..").find(|block| block.contains(&source));
         let commands = commands.unwrap_or_else(|| panic!("{package}: no cargo new"));
-        let first = commands["cargo new ".len()..].split(' ').next().unwrap();
+        let (_, first) = commands.split_once("cargo new ").unwrap();
+        let first = first.split(' ').next().unwrap();
         for example in list(root().join(package).join("examples")) {
             let name = example.strip_suffix(".rs").unwrap();
             let link = format!("| [{name}](examples/{example}) |");
             let offered = ENGLISH.iter().any(|(_, text)| text.contains(&link));
             assert!(offered, "{package}: its README does not offer {example}");
 
+            // The folder that the commands begin in, as if it were the clone.
             let dir = temp_dir();
+            let clone = dir.path().join("ipc");
+            fs::create_dir(&clone).unwrap();
             let root = root().canonicalize().unwrap();
             let commands = commands
                 .replace("cargo new", "\"$CARGO\" new --vcs none --quiet")
@@ -112,7 +116,7 @@ fn each_example_is_a_program() {
                 .replace(&format!("/{first}.rs"), &format!("/{name}.rs"))
                 .replace("../ipc", &format!("\"{}\"", root.display()));
             let mut sh = Command::new("sh");
-            sh.args(["-ec", &commands]).env("CARGO", env!("CARGO")).current_dir(dir.path());
+            sh.args(["-ec", &commands]).env("CARGO", env!("CARGO")).current_dir(clone);
             assert!(sh.status().unwrap().success(), "{commands}");
             let dir = dir.path().join(name);
             let manifest = fs::read_to_string(dir.join("Cargo.toml")).unwrap();

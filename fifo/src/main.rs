@@ -42,7 +42,8 @@ fn story() -> Result<()> {
     block_signals()?;
     // Both FIFOs exist before either process does, so neither can come too early, and no sleep is needed.
     // (The article's consumer creates them in the current directory, deleting whatever has their names.)
-    let dir = tempfile::Builder::new().permissions(PermissionsExt::from_mode(0o700)).tempdir();
+    let private = PermissionsExt::from_mode(0o700);
+    let dir = tempfile::Builder::new().prefix("cnblogs-").permissions(private).tempdir();
     let dir = dir.context("make a directory for the FIFOs")?;
     [REQUESTS, REPLIES].iter().try_for_each(|name| fifo::create(&dir.path().join(name)))?;
 
@@ -85,9 +86,9 @@ fn producer(dir: &Path) -> Result<()> {
     fifo::write_line(&mut requests, "exit").context("write pipe.in")
 }
 
-/// Reads one message: a line, where the article takes whatever one read returns. At EOF the article's
-/// consumer sleeps and reads again, forever, and its producer goes on; here EOF means that the other
-/// side is gone. Nobody closes explicitly: a file is closed at the end of its scope.
+/// Reads one message: a line, where the article takes whatever one read returns. At EOF the article's consumer
+/// sleeps and reads again, forever, and its producer leaves its loop, as if all were well; here EOF means that the
+/// other side is gone. Nobody closes explicitly: a file is closed at the end of its scope.
 fn read(fifo: &mut impl BufRead, name: &str) -> Result<String> {
     let message = fifo::read_line(fifo).with_context(|| format!("read {name}"))?;
     message.with_context(|| format!("read {name}: the other side closed it"))

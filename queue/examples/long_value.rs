@@ -9,7 +9,7 @@
 //! that is killed in between would leave the sender hanging.
 
 use anyhow::{Context, Result};
-use common::{Process, supervise};
+use common::Process;
 use ipc_channel::IpcError;
 use ipc_channel::ipc::{self, IpcReceiver, IpcSender, IpcSharedMemory};
 
@@ -27,7 +27,7 @@ fn main() -> Result<()> {
     let sum = sums.recv().context("the worker is gone")?;
     println!("the sum of {} bytes is {sum}", 8 << 20);
     drop(jobs); // the worker sees Disconnected
-    supervise([worker])
+    worker.join()
 }
 
 fn work(inbox: IpcReceiver<Job>) -> Result<()> {

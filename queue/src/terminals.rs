@@ -20,7 +20,8 @@ pub fn consume() -> Result<()> {
     // The library creates a directory with mode 0777 less the umask, and panics if it cannot. So give it a parent
     // directory that exists, and that is removed with this process.
     umask(Mode::S_IRWXG | Mode::S_IRWXO);
-    let dir = tempfile::tempdir().context("make a directory for the socket")?;
+    let dir = tempfile::Builder::new().prefix("cnblogs-").tempdir();
+    let dir = dir.context("make a directory for the socket")?;
     check(&dir.path().join(".tmp123456/socket"))?;
     let _ = tempfile::env::override_temp_dir(dir.path());
 

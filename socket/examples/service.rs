@@ -79,7 +79,7 @@ fn answer_all(stream: &Stream) -> Result<()> {
     }
 }
 
-/// `{"id": 1, "numbers": [1, 2]}` gives `{"id": 1, "sum": 3}`.
+/// `{"id": 1, "numbers": [1, 2]}` gives `{"id": 1, "sum": 3.0}`.
 fn answer(line: &str) -> Value {
     let request: Value = match serde_json::from_str(line) {
         Ok(request) => request,

@@ -136,20 +136,18 @@ fn shown<'a>(rows: impl Iterator<Item = &'a str>, pids: &[u32], names: &[&str]) 
 /// Replaces addresses, unique names, temporary directories and ports.
 fn in_words(row: &str) -> String {
     let mut row = row.to_owned();
-    if let Some(at) = row.find("/.tmp") {
-        let start = row[..at].rfind('"').unwrap() + 1;
-        row.replace_range(start..at + "/.tmp123456".len(), "DIR");
+    if let Some(at) = row.find("= 0x") {
+        row.replace_range(at.., "= ADDRESS");
     }
-    for (start, end, word) in [
-        ("= 0x", "", "= ADDRESS"),
-        ("/cnblogs-", "\"", "/cnblogs-…"),
-        ("htons(", ")", "htons(PORT"),
-    ] {
-        if let Some(at) = row.find(start) {
-            let rest = at + start.len();
-            let stop =
-                if end.is_empty() { row.len() } else { rest + row[rest..].find(end).unwrap() };
-            row.replace_range(at..stop, word);
+    let port = if row.starts_with("accept4(") { "CLIENT_PORT" } else { "PORT" };
+    for (start, end, word) in
+        [("/dev/shm/cnblogs-", "\"", "…"), ("\"", "/pipe.", "DIR"), ("htons(", ")", port)]
+    {
+        let Some((before, rest)) = row.split_once(start) else { continue };
+        let Some((what, after)) = rest.split_once(end) else { continue };
+        // Port 0, any free one, is always the same.
+        if what != "0" {
+            row = format!("{before}{start}{word}{end}{after}");
         }
     }
     row
