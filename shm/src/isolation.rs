@@ -1,8 +1,8 @@
 //! Isolation: the picture of the article, with real addresses.
 //!
-//! 不同进程的地址空间是完全隔离的: after a fork both processes have the same *virtual* addresses, but
-//! what lies behind them diverges. The kernel gives the child a page of its own as soon as it writes
-//! (copy on write), unless the page is shared.
+//! 不同进程的地址空间是完全隔离的, the address spaces of different processes are completely isolated:
+//! after a fork both processes have the same *virtual* addresses, but what lies behind them diverges. The kernel
+//! gives the child a page of its own as soon as it writes (copy on write), unless the page is shared.
 //!
 //! ```text
 //!           before the child writes          after

@@ -2,7 +2,7 @@
 //!
 //! Its log must be read: a pipe as stdout that nobody drains is full after some 900 clients, and then blocks it.
 //!
-//! The article: 可以跨主机的进程间通信, and 在同一主机的不同进程间进行通信 as well.
+//! The article: 可以跨主机的进程间通信, between hosts, and 在同一主机的不同进程间进行通信, between processes of one host.
 //!
 //! ```text
 //!  terminal 1: cargo run -p socket server      terminal 2: cargo run -p socket client
