@@ -31,8 +31,8 @@
 //! - Writes of up to `PIPE_BUF` (4096) bytes are atomic; longer ones may interleave with those of
 //!   other writers. `writeln!` on a bare [`File`] is several writes: format first, write once.
 //! - With several readers, the bytes go to any of them; even lines may be split.
-//! - Lines that nobody has read are lost when the last reader leaves. A line without its newline joins the next
-//!   writer's line.
+//! - Lines in a FIFO are lost when no process has it open any more; lines that a reader has buffered, when it
+//!   closes. A line without its newline joins the next writer's line.
 //! - Deadlock: a FIFO holds 64 KiB. Two sides that both write more than that before they read block forever.
 
 use std::fs::{self, File, Metadata, OpenOptions};

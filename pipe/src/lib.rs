@@ -22,10 +22,10 @@
 //!
 //! # Deadlock
 //!
-//! If both sides send more than the pipe holds before receiving, both block forever. A pipe holds 128 KiB, but from
-//! an ordinary user's 513th pipe on only 8 KiB. Take turns, or split the [`Connection`] with
-//! [`Connection::into_parts`] and receive in a separate thread. Likewise receive before you join the child: it may
-//! still be sending. [`Sender::send`] has no timeout.
+//! If both sides send more than the pipe holds before receiving, both block forever. A pipe holds 128 KiB, or 8 KiB
+//! once an ordinary user has 512 pipes. Take turns, or split the [`Connection`] with [`Connection::into_parts`] and
+//! receive in a separate thread. Likewise receive before you join the child: it may still be sending.
+//! [`Sender::send`] has no timeout.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, ErrorKind, IoSlice, Read, Write};

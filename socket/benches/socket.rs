@@ -55,7 +55,7 @@ fn clients() -> Result<()> {
     stdout.read_line(&mut says)?;
     let address = says.trim().rsplit(' ').next().context("its address")?;
     let mut clients: Vec<Lines> = Vec::new();
-    println!("a line of 64 B to the server and back, for each of so many clients");
+    println!("a line of 64 B to the server and back, by the number of clients");
     for count in [1, 10, 100, 500] {
         while clients.len() < count {
             clients.push(Lines::new(socket::connect(address, None)?));
