@@ -227,6 +227,20 @@ impl End {
     }
 }
 
+impl Futex {
+    /// Spins until the value is not `value` any more. False if it still was at the end.
+    fn spin(&self, value: u32, end: Instant) -> bool {
+        while Instant::now() < end {
+            // More often than it looks at the clock.
+            if (0..20).any(|_| self.value.load(SeqCst) != value) {
+                return true;
+            }
+            std::hint::spin_loop();
+        }
+        false
+    }
+}
+
 impl Message<'_> {
     /// Frees the slot, and keeps the bytes.
     pub fn into_vec(mut self) -> Vec<u8> {

@@ -24,13 +24,11 @@ use std::time::SystemTime;
 
 use memmap2::{MmapOptions, MmapRaw};
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, fcntl, posix_fallocate};
-use nix::libc::{F_UNLCK, F_WRLCK, SEEK_SET, flock};
-use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::fcntl::{OFlag, posix_fallocate};
 use nix::sys::mman::{shm_open, shm_unlink};
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::stat::Mode;
-use nix::unistd::{ftruncate, geteuid};
+use nix::unistd::geteuid;
 
 /// Memory with a name that every process of this user can map: shm_open(3), mmap(2).
 ///
@@ -47,7 +45,7 @@ const DIRECTORY: &str = "/dev/shm";
 /// A file in /dev/shm.
 #[derive(Debug)]
 pub(crate) struct Object {
-    name: String,
+    pub(crate) name: String,
     pub(crate) file: File,
     /// The process whose drop unlinks the name.
     pub(crate) owner: Option<u32>,
@@ -156,15 +154,6 @@ impl SharedMemory {
     pub(crate) fn pointer(&self) -> *mut u8 {
         self.map.as_mut_ptr()
     }
-
-    /// Makes memory without a name, for the processes forked from now on: memfd_create(2).
-    pub(crate) fn nameless(what: &str, size: usize) -> io::Result<SharedMemory> {
-        let file = memfd_create(what, MFdFlags::MFD_CLOEXEC);
-        let file = file.map_err(|errno| named("memfd_create", what, errno.into()))?.into();
-        let object = Object { name: what.to_owned(), file, owner: None };
-        object.reserve(size as u64)?;
-        object.map(size as u64)
-    }
 }
 
 impl Object {
@@ -187,10 +176,6 @@ impl Object {
         Ok(object)
     }
 
-    pub(crate) fn name(&self) -> &str {
-        &self.name
-    }
-
     /// What it is like now: fstat(2).
     pub(crate) fn metadata(&self) -> io::Result<Metadata> {
         self.file.metadata().map_err(|error| named("fstat", &self.name, error))
@@ -208,12 +193,6 @@ impl Object {
         }
     }
 
-    /// Makes it `size` bytes long, without reserving them: ftruncate(2).
-    pub(crate) fn resize(&self, size: u64) -> io::Result<()> {
-        let resized = within_limit(size).and_then(|size| ftruncate(&self.file, size));
-        resized.map_err(|errno| named("ftruncate", &self.name, errno.into()))
-    }
-
     /// Maps all `size` bytes of it.
     pub(crate) fn map(self, size: u64) -> io::Result<SharedMemory> {
         let length = usize::try_from(size).unwrap_or(usize::MAX);
@@ -223,21 +202,6 @@ impl Object {
         let map = MmapOptions::new().len(length).map_raw(&self.file);
         let map = map.map_err(|e| named("mmap", &self.name, e))?;
         Ok(SharedMemory { map, object: self })
-    }
-
-    /// Locks one byte, or unlocks it, for this descriptor and its copies: fcntl(2), `F_OFD_SETLK`. The kernel unlocks it
-    /// when the last copy is closed. Fails with `WouldBlock` if another descriptor has locked it.
-    pub(crate) fn lock(&self, byte: usize, kind: i32) -> io::Result<()> {
-        let locked = fcntl(&self.file, FcntlArg::F_OFD_SETLK(&one_byte(byte, kind)));
-        locked.map(drop).map_err(|errno| named("fcntl F_OFD_SETLK", &self.name, errno.into()))
-    }
-
-    /// Whether another descriptor has locked this byte: `F_OFD_GETLK`.
-    pub(crate) fn is_locked(&self, byte: usize) -> io::Result<bool> {
-        let mut there = one_byte(byte, F_WRLCK);
-        let looked = fcntl(&self.file, FcntlArg::F_OFD_GETLK(&mut there));
-        looked.map_err(|errno| named("fcntl F_OFD_GETLK", &self.name, errno.into()))?;
-        Ok(there.l_type != F_UNLCK as _)
     }
 
     /// Unlinks the name, unless somebody has unlinked it before and made another.
@@ -275,11 +239,6 @@ fn word(old: u64, bytes: &[u8]) -> u64 {
     u64::from_ne_bytes(word)
 }
 
-fn one_byte(byte: usize, kind: i32) -> flock {
-    let (l_type, l_whence) = (kind as _, SEEK_SET as _);
-    flock { l_type, l_whence, l_start: byte as _, l_len: 1, l_pid: 0 }
-}
-
 fn check_name(name: &str) -> io::Result<()> {
     let rest = name.strip_prefix('/').unwrap_or_default();
     if !(1..256).contains(&rest.len()) || rest.contains(['/', '\0']) {
@@ -290,7 +249,7 @@ fn check_name(name: &str) -> io::Result<()> {
 }
 
 /// Beyond the limit on files (`ulimit -f`), making a file longer would kill this process with SIGXFSZ.
-fn within_limit(size: u64) -> nix::Result<i64> {
+pub(crate) fn within_limit(size: u64) -> nix::Result<i64> {
     let (limit, _) = getrlimit(Resource::RLIMIT_FSIZE)?;
     i64::try_from(size).ok().filter(|_| size <= limit).ok_or(Errno::EFBIG)
 }
@@ -309,6 +268,8 @@ pub(crate) fn failed(call: &str, name: &str, kind: ErrorKind, what: &str) -> io:
 mod tests {
     use super::*;
     use std::sync::atomic::Ordering;
+
+    use nix::unistd::ftruncate;
 
     fn exists(name: &str) -> bool {
         Path::new("/dev/shm").join(&name[1..]).exists()
@@ -398,12 +359,12 @@ mod tests {
     fn what_was_made_sparse_is_reserved() {
         let name = unique_name("/cnblogs");
         let object = Object::open(&name, OFlag::O_CREAT | OFlag::O_EXCL, Mode::empty()).unwrap();
-        object.resize(1 << 20).unwrap();
+        ftruncate(&object.file, 1 << 20).unwrap();
         assert_eq!(object.metadata().unwrap().blocks(), 0);
         let opened = SharedMemory::open(&name).unwrap();
         assert_eq!(object.metadata().unwrap().blocks() * 512, 1 << 20);
         assert_eq!(opened.read(), vec![0; 1 << 20]);
-        object.resize(1 << 62).unwrap();
+        ftruncate(&object.file, 1 << 62).unwrap();
         SharedMemory::open(&name).unwrap_err();
         SharedMemory::remove(&name).unwrap();
         assert_eq!(SharedMemory::remove(&name).unwrap_err().kind(), ErrorKind::NotFound);

@@ -12,11 +12,12 @@ use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, Instant};
 
-use nix::fcntl::OFlag;
-use nix::libc::{F_UNLCK, F_WRLCK};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::libc::{F_UNLCK, F_WRLCK, SEEK_SET, flock};
 use nix::sys::stat::Mode;
+use nix::unistd::ftruncate;
 
-use super::memory::{Object, RESERVED, SharedMemory, failed};
+use super::memory::{Object, RESERVED, SharedMemory, failed, named, within_limit};
 
 /// One of the two; dropping it leaves.
 #[derive(Debug)]
@@ -113,6 +114,30 @@ impl Peer {
     }
 }
 
+/// What only a mailbox does with its object.
+impl Object {
+    /// Makes it `size` bytes long, without reserving them: ftruncate(2).
+    fn resize(&self, size: u64) -> io::Result<()> {
+        let resized = within_limit(size).and_then(|size| ftruncate(&self.file, size));
+        resized.map_err(|errno| named("ftruncate", &self.name, errno.into()))
+    }
+
+    /// Locks one byte, or unlocks it, for this descriptor and its copies: fcntl(2), `F_OFD_SETLK`. The kernel unlocks it
+    /// when the last copy is closed. Fails with `WouldBlock` if another descriptor has locked it.
+    fn lock(&self, byte: usize, kind: i32) -> io::Result<()> {
+        let locked = fcntl(&self.file, FcntlArg::F_OFD_SETLK(&one_byte(byte, kind)));
+        locked.map(drop).map_err(|errno| named("fcntl F_OFD_SETLK", &self.name, errno.into()))
+    }
+
+    /// Whether another descriptor has locked this byte: `F_OFD_GETLK`.
+    fn is_locked(&self, byte: usize) -> io::Result<bool> {
+        let mut there = one_byte(byte, F_WRLCK);
+        let looked = fcntl(&self.file, FcntlArg::F_OFD_GETLK(&mut there));
+        looked.map_err(|errno| named("fcntl F_OFD_GETLK", &self.name, errno.into()))?;
+        Ok(there.l_type != F_UNLCK as _)
+    }
+}
+
 impl Drop for Peer {
     fn drop(&mut self) {
         // Closing would do, unless a child has a copy. But an end that was never used here may be in use by the
@@ -149,11 +174,16 @@ fn lock_door(object: &Object) -> io::Result<()> {
             }
             Err(e) if e.kind() == ErrorKind::WouldBlock => {
                 let what = "a process that was opening or leaving it has stopped";
-                return Err(failed("open", object.name(), ErrorKind::TimedOut, what));
+                return Err(failed("open", &object.name, ErrorKind::TimedOut, what));
             }
             locked => return locked,
         }
     }
+}
+
+fn one_byte(byte: usize, kind: i32) -> flock {
+    let (l_type, l_whence) = (kind as _, SEEK_SET as _);
+    flock { l_type, l_whence, l_start: byte as _, l_len: 1, l_pid: 0 }
 }
 
 #[cfg(test)]

@@ -14,9 +14,10 @@ use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use nix::libc;
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::time::TimeSpec;
 
-use super::memory::{SharedMemory, failed};
+use super::memory::{Object, SharedMemory, failed, named};
 
 /// A counting semaphore that forked processes share.
 ///
@@ -32,8 +33,12 @@ impl Semaphore {
     ///
     /// It has no name, so nothing is left behind. Fails as memfd_create(2) and posix_fallocate(3) do.
     pub fn new(value: u32) -> io::Result<Semaphore> {
-        let memory = SharedMemory::nameless("semaphore", size_of::<Futex>())?;
-        let semaphore = Semaphore { memory };
+        let (name, size) = ("semaphore", size_of::<Futex>() as u64);
+        let file = memfd_create(name, MFdFlags::MFD_CLOEXEC);
+        let file = file.map_err(|errno| named("memfd_create", name, errno.into()))?.into();
+        let object = Object { name: name.to_owned(), file, owner: None };
+        object.reserve(size)?;
+        let semaphore = Semaphore { memory: object.map(size)? };
         semaphore.futex().value.store(value, SeqCst);
         Ok(semaphore)
     }
@@ -88,18 +93,6 @@ impl Futex {
         if self.sleepers.load(SeqCst) > 0 {
             self.futex(libc::FUTEX_WAKE, 1, None);
         }
-    }
-
-    /// Spins until the value is not `value` any more. False if it still was at the end.
-    pub(crate) fn spin(&self, value: u32, end: Instant) -> bool {
-        while Instant::now() < end {
-            // More often than it looks at the clock.
-            if (0..20).any(|_| self.value.load(SeqCst) != value) {
-                return true;
-            }
-            std::hint::spin_loop();
-        }
-        false
     }
 
     /// Sleeps while the value is `value`, and no longer than `timeout` (`None`: as long as it takes). A change that
