@@ -10,9 +10,9 @@ use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use tempfile::TempDir;
 use tests::{
-    Program, block, check_accidents, check_console_blocks, check_kills, check_story, example,
-    give_to_nobody, has, list, program, program_of_nobody, readme_shows, run, skip, temp_dir,
-    wait_for, with_tmpfs,
+    Program, block, check_accidents, check_console_blocks, check_kills, check_story, check_usage,
+    example, give_to_nobody, has, list, program, program_of_nobody, readme_shows, run, skip,
+    temp_dir, wait_for, with_tmpfs,
 };
 
 const FIFO: &str = env!("CARGO_BIN_EXE_fifo");
@@ -37,16 +37,19 @@ fn errors_name_the_killed_process() {
 
 #[test]
 fn bad_arguments_are_refused() {
-    let help = run(&mut program(FIFO, &["--help"])).succeeded();
-    assert!(help.contains("Usage: cargo run -p fifo "), "{help}");
-    let refused = run(&mut program(FIFO, &["x", "y"]));
-    let error = format!("error: unknown arguments: x y\n\n{help}");
-    assert_eq!((refused.code(), refused.stdout.as_str(), refused.stderr), (2, "", error));
+    check_usage(FIFO, "fifo");
 }
 
 /// One role in a terminal of its own, in the directory where the two meet.
 fn role(role: &str, dir: &TempDir) -> Program {
     Program::start(program(FIFO, &[role]).current_dir(dir.path()))
+}
+
+/// A consumer whose FIFOs are there.
+fn waiting_consumer(dir: &TempDir) -> Program {
+    let mut consumer = role("consumer", dir);
+    consumer.line_with("waits for a writer at pipe.in");
+    consumer
 }
 
 /// The lines of one role in the story.
@@ -63,9 +66,7 @@ fn two_terminals_in_either_order() {
     for consumer_first in [true, false] {
         let dir = temp_dir();
         let (consumer, producer) = if consumer_first {
-            let mut consumer = role("consumer", &dir);
-            consumer.line_with("waits for a writer at pipe.in");
-            (consumer, role("producer", &dir))
+            (waiting_consumer(&dir), role("producer", &dir))
         } else {
             let mut producer = role("producer", &dir);
             producer.line_with("waits for a consumer at pipe.in and pipe.out");
@@ -84,8 +85,7 @@ fn two_terminals_in_either_order() {
 fn the_shell_is_a_producer_too() {
     let dir = temp_dir();
     let shown = readme_shows("cargo run -q -p fifo consumer");
-    let mut consumer = role("consumer", &dir);
-    consumer.line_with("waits for a writer at pipe.in");
+    let consumer = waiting_consumer(&dir);
     let cat = shell("cat pipe.out", dir.path());
     for line in ["msg 1", "msg 2", "exit"] {
         shell(&format!("echo '{line}' > pipe.in"), dir.path()).wait().unwrap();
@@ -148,8 +148,7 @@ fn several_producers_do_not_mix_lines() {
 #[test]
 fn a_reader_that_leaves_is_waited_for() {
     let dir = temp_dir();
-    let mut consumer = role("consumer", &dir);
-    consumer.line_with("waits for a writer at pipe.in");
+    let mut consumer = waiting_consumer(&dir);
     let writer = fifo::open_writer(&dir.path().join("pipe.in"), None);
     let mut writer = writer.unwrap();
     fifo::write_line(&mut writer, "msg 1").unwrap();
@@ -168,8 +167,7 @@ fn a_reader_that_leaves_is_waited_for() {
 fn a_consumer_that_is_stopped_or_killed_removes_its_fifos() {
     for (signal, code) in [(Signal::SIGINT, 130), (Signal::SIGTERM, 143), (Signal::SIGHUP, 129)] {
         let dir = temp_dir();
-        let mut consumer = role("consumer", &dir);
-        consumer.line_with("waits for a writer at pipe.in");
+        let consumer = waiting_consumer(&dir);
         consumer.kill_group(signal);
         let finished = consumer.finish();
         assert_eq!((finished.code(), finished.stderr.as_str()), (code, ""));
@@ -177,8 +175,7 @@ fn a_consumer_that_is_stopped_or_killed_removes_its_fifos() {
         assert_eq!(list(dir.path()), [""; 0], "left behind");
     }
     let dir = temp_dir();
-    let mut consumer = role("consumer", &dir);
-    consumer.line_with("waits for a writer at pipe.in");
+    let consumer = waiting_consumer(&dir);
     consumer.kill(consumer.role("consumer"), Signal::SIGKILL);
     consumer.finish().failed(1, &["consumer was killed by SIGKILL"]);
     assert_eq!(list(dir.path()), [""; 0], "left behind");
@@ -206,8 +203,7 @@ fn a_role_that_is_stopped_can_be_started_again() {
 #[test]
 fn a_consumer_removes_only_what_it_made() {
     let dir = temp_dir();
-    let mut consumer = role("consumer", &dir);
-    consumer.line_with("waits for a writer at pipe.in");
+    let consumer = waiting_consumer(&dir);
     fs::remove_file(dir.path().join("pipe.in")).unwrap();
     fs::write(dir.path().join("pipe.in"), "three hours of results").unwrap();
     fs::rename(dir.path().join("pipe.out"), dir.path().join("kept")).unwrap();
@@ -224,16 +220,14 @@ fn a_consumer_removes_only_what_it_made() {
 #[test]
 fn a_shell_that_waits_is_let_go() {
     let dir = temp_dir();
-    let mut consumer = role("consumer", &dir);
-    consumer.line_with("waits for a writer at pipe.in");
+    let consumer = waiting_consumer(&dir);
     let cat = shell("exec cat pipe.out", dir.path());
     wait_for("cat to open", &mut || waits_in_open(&cat));
     consumer.kill_group(Signal::SIGTERM);
     consumer.finish();
     assert!(cat.wait_with_output().unwrap().status.success());
 
-    let mut consumer = role("consumer", &dir);
-    consumer.line_with("waits for a writer at pipe.in");
+    let consumer = waiting_consumer(&dir);
     consumer.kill(consumer.pid(), Signal::SIGKILL);
     consumer.finish_killed();
     let mut echo = shell("exec 2> /dev/null; echo 'msg 1' > pipe.in", dir.path());
@@ -262,8 +256,7 @@ fn a_producer_in_a_directory_that_is_removed_says_so() {
 #[test]
 fn a_second_consumer_waits_for_the_first_to_leave() {
     let dir = temp_dir();
-    let mut first = role("consumer", &dir);
-    first.line_with("waits for a writer at pipe.in");
+    let first = waiting_consumer(&dir);
     let mut second = role("consumer", &dir);
     second.line_with("waits for another consumer to leave");
     role("producer", &dir).finish().succeeded();
@@ -278,8 +271,7 @@ fn a_second_consumer_waits_for_the_first_to_leave() {
 #[test]
 fn a_producer_does_not_take_the_next_consumer_for_its_own() {
     let dir = temp_dir();
-    let mut consumer = role("consumer", &dir);
-    consumer.line_with("waits for a writer at pipe.in");
+    let mut consumer = waiting_consumer(&dir);
     let _requests = fifo::open_writer(&dir.path().join("pipe.in"), None).unwrap();
     let mut replies = fifo::open_reader(&dir.path().join("pipe.out"), None).unwrap();
     consumer.line_with("echoes each line");
@@ -295,8 +287,7 @@ fn a_producer_does_not_take_the_next_consumer_for_its_own() {
 #[test]
 fn a_consumer_that_dies_is_an_error_for_the_producer() {
     let dir = temp_dir();
-    let mut consumer = role("consumer", &dir);
-    consumer.line_with("waits for a writer at pipe.in");
+    let consumer = waiting_consumer(&dir);
     // A producer of ours that has opened both and waits for the answer.
     let mut requests = fifo::open_writer(&dir.path().join("pipe.in"), None).unwrap();
     let mut replies = fifo::open_reader(&dir.path().join("pipe.out"), None).unwrap();
@@ -307,8 +298,7 @@ fn a_consumer_that_dies_is_an_error_for_the_producer() {
     assert_eq!(error.kind(), std::io::ErrorKind::BrokenPipe);
     // Nobody could remove them; the next run replaces them, and removes its own.
     drop((requests, replies));
-    let mut consumer = role("consumer", &dir);
-    consumer.line_with("waits for a writer at pipe.in");
+    let consumer = waiting_consumer(&dir);
     role("producer", &dir).finish().succeeded();
     consumer.finish().succeeded();
     assert_eq!(list(dir.path()), [""; 0], "left behind");
@@ -378,8 +368,7 @@ fn python_can_be_either_side() {
         command.args(["-c", script]).current_dir(dir.path()).stdout(Stdio::piped());
         command.spawn().unwrap()
     };
-    let mut consumer = role("consumer", &dir);
-    consumer.line_with("waits for a writer at pipe.in"); // now the FIFOs are there
+    let consumer = waiting_consumer(&dir);
     let output = python("producer").wait_with_output().unwrap();
     let printed = "read msg 1\nread msg 2\nread msg 3\n";
     assert_eq!(String::from_utf8(output.stdout).unwrap(), printed);
@@ -401,8 +390,7 @@ fn junk_is_an_error_that_says_what_it_is() {
         ),
     ] {
         let dir = temp_dir();
-        let mut consumer = role("consumer", &dir);
-        consumer.line_with("waits for a writer at pipe.in");
+        let consumer = waiting_consumer(&dir);
         let mut writer = fifo::open_writer(&dir.path().join("pipe.in"), None).unwrap();
         let reader = fifo::open_reader(&dir.path().join("pipe.out"), None).unwrap();
         std::io::Write::write_all(&mut writer, junk).unwrap();

@@ -9,8 +9,8 @@ use nix::sys::signal::Signal;
 use nix::unistd::{Pid, getpid};
 use pipe::{Receiver, Sender};
 use tests::{
-    Program, check_accidents, check_console_blocks, check_kills, check_story, example, has,
-    program, readme_shows, run, skip,
+    Program, check_accidents, check_console_blocks, check_kills, check_story, check_usage, example,
+    has, program, readme_shows, run, skip,
 };
 
 const PIPE: &str = env!("CARGO_BIN_EXE_pipe");
@@ -67,11 +67,7 @@ fn ends(pid: Pid) -> BTreeSet<(String, bool)> {
 
 #[test]
 fn bad_arguments_are_refused() {
-    let help = run(&mut program(PIPE, &["--help"])).succeeded();
-    assert!(help.contains("Usage: cargo run -p pipe "), "{help}");
-    let refused = run(&mut program(PIPE, &["both", "ways"]));
-    let error = format!("error: unknown arguments: both ways\n\n{help}");
-    assert_eq!((refused.code(), refused.stdout.as_str(), refused.stderr), (2, "", error));
+    check_usage(PIPE, "pipe");
 }
 
 /// Starts Python with our pipes as its stdin and stdout, and `receive` and `send` made of them.

@@ -6,8 +6,8 @@ use std::path::Path;
 use ipc_channel::ipc::IpcSender;
 use nix::sys::signal::{Signal, kill};
 use tests::{
-    Program, can_trace, check_accidents, check_console_blocks, check_kills, check_story, example,
-    normalised, numbers, program, readme_shows, run, skip,
+    Program, can_trace, check_accidents, check_console_blocks, check_kills, check_story,
+    check_usage, example, normalised, numbers, program, readme_shows, run, skip,
 };
 
 const QUEUE: &str = env!("CARGO_BIN_EXE_queue");
@@ -51,11 +51,7 @@ fn errors_name_the_killed_process() {
 
 #[test]
 fn bad_arguments_are_refused() {
-    let help = run(&mut program(QUEUE, &["--help"])).succeeded();
-    assert!(help.contains("Usage: cargo run -p queue "), "{help}");
-    let refused = run(&mut program(QUEUE, &["x", "y"]));
-    let error = format!("error: unknown arguments: x y\n\n{help}");
-    assert_eq!((refused.code(), refused.stdout.as_str(), refused.stderr), (2, "", error));
+    check_usage(QUEUE, "queue");
 }
 
 #[test]

@@ -2,10 +2,9 @@
 //! `check_console_blocks`; what they offer for copying is compiled in paste.rs.)
 
 use std::fs;
-use std::path::PathBuf;
 
 use tests::{
-    CHINESE, ENGLISH, PACKAGES, block, blocks, console_blocks, parse_command, readmes, root,
+    CHINESE, ENGLISH, PACKAGES, Pages, block, blocks, console_blocks, parse_command, readmes, root,
 };
 
 /// The lines that are not in a fenced block.
@@ -194,14 +193,15 @@ fn visible(line: &str) -> String {
 }
 
 /// The lines of prose of all pages in one language, as a reader sees them.
-fn all_prose(pages: &[(PathBuf, String)], benches: &[String]) -> Vec<String> {
-    let texts = pages.iter().map(|(_, text)| text).chain(benches);
+fn all_prose(pages: &Pages, name: &str) -> Vec<String> {
+    let benches = benches(name);
+    let texts = pages.iter().map(|(_, text)| text).chain(&benches);
     texts.flat_map(|text| prose(text).map(visible)).collect()
 }
 
 #[test]
 fn chinese_prose_has_full_width_punctuation() {
-    for line in all_prose(&CHINESE, &benches("README.zh-CN.md")) {
+    for line in all_prose(&CHINESE, "README.zh-CN.md") {
         let chars: Vec<_> = [' '].into_iter().chain(line.chars()).chain([' ']).collect();
         for around in chars.windows(3) {
             let in_number = around[0].is_ascii_digit() && around[2].is_ascii_digit();
@@ -215,7 +215,7 @@ fn chinese_prose_has_full_width_punctuation() {
 fn chinese_prose_has_a_space_beside_latin_words() {
     let is_chinese = |char: char| ('\u{4e00}'..='\u{9fff}').contains(&char);
     let is_latin = |char: char| char.is_ascii_alphanumeric() || char == '`';
-    for line in all_prose(&CHINESE, &benches("README.zh-CN.md")) {
+    for line in all_prose(&CHINESE, "README.zh-CN.md") {
         let quoted = |(index, part)| if index % 2 == 0 { part } else { "" };
         let own: String = line.split(['“', '”', '《', '》']).enumerate().map(quoted).collect();
         let chars: Vec<_> = own.chars().filter(|char| !['[', ']'].contains(char)).collect();
@@ -235,8 +235,8 @@ fn files_errors_and_signals_are_in_code_font() {
             || ["/dev/", "/proc", "SIG"].iter().any(|start| word.starts_with(start))
             || is_upper && word.starts_with('E')
     };
-    let mut lines = all_prose(&ENGLISH, &benches("README.md"));
-    lines.extend(all_prose(&CHINESE, &benches("README.zh-CN.md")));
+    let mut lines = all_prose(&ENGLISH, "README.md");
+    lines.extend(all_prose(&CHINESE, "README.zh-CN.md"));
     for line in lines {
         let is_end =
             |char: char| char.is_whitespace() || ",;:?!()，；：？！（）。、".contains(char);

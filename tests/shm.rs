@@ -2,12 +2,13 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use nix::sys::signal::Signal;
 use shm::{Reader, Writer};
 use tests::{
-    Program, check_accidents, check_console_blocks, check_kills, check_story, example,
-    give_to_nobody, normalised, numbers, program, readme_shows, run, skip, with_tmpfs,
+    Program, check_accidents, check_console_blocks, check_kills, check_story, check_usage, example,
+    give_to_nobody, normalised, numbers, program, readme_shows, run, skip, succeeds, with_tmpfs,
 };
 
 const SHM: &str = env!("CARGO_BIN_EXE_shm");
@@ -32,11 +33,7 @@ fn errors_name_the_killed_process() {
 
 #[test]
 fn bad_arguments_are_refused() {
-    let help = run(&mut program(SHM, &["--help"])).succeeded();
-    assert!(help.contains("Usage: cargo run -p shm "), "{help}");
-    let refused = run(&mut program(SHM, &["x", "y"]));
-    let error = format!("error: unknown arguments: x y\n\n{help}");
-    assert_eq!((refused.code(), refused.stdout.as_str(), refused.stderr), (2, "", error));
+    check_usage(SHM, "shm");
     let error = "shm_open cnblogs: a name is a slash, and up to 255 bytes without one";
     run(&mut program(SHM, &["reader", "cnblogs"])).failed(2, &[error]);
 }
@@ -113,8 +110,7 @@ fn strangers_in_other_pid_namespaces_meet_and_notice_a_death() {
         program.line_with(&format!("opens {}", name(test)));
         program
     };
-    let allowed = std::process::Command::new("unshare").args(["-pf", "true"]).output();
-    if !allowed.is_ok_and(|output| output.status.success()) {
+    if !succeeds(Command::new("unshare").args(["-pf", "true"])) {
         return skip("pid namespaces (only root may make one)");
     }
     for (inside, outside) in [("reader", "writer"), ("writer", "reader")] {

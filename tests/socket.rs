@@ -8,8 +8,8 @@ use std::process::{Command, Stdio};
 use nix::sys::signal::Signal;
 use socket::{Stream, connect, read_line, write_line};
 use tests::{
-    Program, block, check_accidents, check_console_blocks, check_kills, check_story, example, has,
-    list, program, program_of_nobody, readme_shows, run, skip, temp_dir,
+    Program, block, check_accidents, check_console_blocks, check_kills, check_story, check_usage,
+    example, has, list, program, program_of_nobody, readme_shows, run, skip, succeeds, temp_dir,
 };
 
 const SOCKET: &str = env!("CARGO_BIN_EXE_socket");
@@ -34,11 +34,7 @@ fn errors_name_the_killed_process() {
 
 #[test]
 fn bad_arguments_are_refused() {
-    let help = run(&mut program(SOCKET, &["--help"])).succeeded();
-    assert!(help.contains("Usage: cargo run -p socket "), "{help}");
-    let refused = run(&mut program(SOCKET, &["x", "y"]));
-    let error = format!("error: unknown arguments: x y\n\n{help}");
-    assert_eq!((refused.code(), refused.stdout.as_str(), refused.stderr), (2, "", error));
+    check_usage(SOCKET, "socket");
     for role in ["server", "client"] {
         let error = "address '9000': expected HOST:PORT, [IPV6]:PORT or unix:/PATH\n";
         run(&mut program(SOCKET, &[role, "9000"])).failed(2, &[error]);
@@ -75,6 +71,15 @@ fn check_echo(stream: &mut Stream, message: &str) {
     write_line(stream, message).unwrap();
     let reply = read_line(&mut BufReader::new(stream)).unwrap();
     assert_eq!(reply.as_deref(), Some(message));
+}
+
+/// What comes back for these bytes, until the server closes the connection.
+fn last_answer(address: &str, bytes: &[u8]) -> String {
+    let mut stream = open(address);
+    stream.write_all(bytes).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
 }
 
 #[test]
@@ -171,17 +176,10 @@ fn a_client_may_be_slow_or_rude_and_the_others_are_served() {
     let (server, address) = server("127.0.0.1:0");
     let mut half = open(&address);
     half.write_all(b"half a li").unwrap();
-    let mut endless = open(&address);
     // A line that is too long is answered, and the connection closed.
-    endless.write_all(&vec![b'x'; socket::MAX_LINE + 1000]).unwrap();
-    let mut answer = String::new();
-    endless.read_to_string(&mut answer).unwrap();
+    let answer = last_answer(&address, &[b'x'; socket::MAX_LINE + 1000]);
     assert_eq!(answer, "error: a line is longer than 65536 bytes\n");
-    let mut junk = open(&address);
-    junk.write_all(b"\xff\n").unwrap();
-    let mut answer = String::new();
-    junk.read_to_string(&mut answer).unwrap();
-    assert_eq!(answer, "error: a line is not UTF-8\n");
+    assert_eq!(last_answer(&address, b"\xff\n"), "error: a line is not UTF-8\n");
     // Somebody closes without waiting for the answer.
     let mut gone = open(&address);
     write_line(&mut gone, "Hello").unwrap();
@@ -286,8 +284,7 @@ impl Hosts {
             format!("-n {a} link set {x} up"),
             format!("-n {b} link set {y} up"),
         ] {
-            let ip = Command::new("ip").args(command.split(' ')).output();
-            if !ip.is_ok_and(|output| output.status.success()) {
+            if !succeeds(Command::new("ip").args(command.split(' '))) {
                 return None;
             }
         }
@@ -407,10 +404,7 @@ fn a_service_answers_json_and_ends_well() {
     assert!(ask("nonsense").contains("\"error\":"));
     assert_eq!(ask(r#"{"id":7}"#), r#"{"error":"numbers: expected an array","id":7}"#);
     // Too long a line is answered, and the connection closed.
-    let mut long = open(address);
-    long.write_all(&vec![b'x'; socket::MAX_LINE + 1000]).unwrap();
-    let mut answer = String::new();
-    long.read_to_string(&mut answer).unwrap();
+    let answer = last_answer(address, &[b'x'; socket::MAX_LINE + 1000]);
     assert_eq!(answer, "{\"error\":\"a line is longer than 65536 bytes\"}\n");
     // Stopped while a client is connected: that one sees EOF.
     let mut idle = open(address);

@@ -177,7 +177,7 @@ struct QueueEnd {
 
 impl Mechanism for Queues {
     type End = QueueEnd;
-    const LONGEST: u64 = 80_000; // a part of the values goes by the file in memory
+    const LONGEST: u64 = 80_000;
 
     fn start(&self, body: impl FnOnce(QueueEnd) -> Result<()>) -> (Process, QueueEnd) {
         let [one, two] = [(); 2].map(|()| Rc::new(Queue::new(1).unwrap()));
@@ -355,7 +355,7 @@ fn unix_address(dir: &TempDir) -> String {
 fn queue_survives_kills() {
     const CAPACITY: usize = 4;
     let (random, mut lost, kills) = (Random::new(), 0, setting("IPC_KILLS", 100));
-    let longest = 80_000;
+    let longest = Queues::LONGEST;
     let timeout = Duration::from_millis(5);
     // How many slots are left when all is over.
     let slots = |queue: &Queue<String>| {

@@ -21,7 +21,7 @@ use tempfile::TempDir;
 pub use checks::{quiet, run_checks};
 pub use pages::*;
 pub use program::*;
-pub use stories::{check_accidents, check_kills, check_story};
+pub use stories::{check_accidents, check_kills, check_story, check_usage};
 pub use strace::{check_underneath, trace};
 
 /// The five mechanisms.
@@ -74,18 +74,20 @@ pub fn skip(why: &str) {
 
 /// Whether a command can be run here.
 pub fn has(command: &str) -> bool {
-    let status = Command::new(command).arg("--version").output();
-    status.is_ok_and(|output| output.status.success())
+    succeeds(Command::new(command).arg("--version"))
 }
 
 /// Whether strace is here, and may trace.
 pub fn can_trace() -> bool {
-    let status = Command::new("strace").args(["-o", "/dev/null", "true"]).output();
-    status.is_ok_and(|output| output.status.success())
+    succeeds(Command::new("strace").args(["-o", "/dev/null", "true"]))
 }
 
 /// Whether cargo has this subcommand here.
 pub fn has_cargo(subcommand: &str) -> bool {
-    let status = Command::new(env!("CARGO")).args([subcommand, "--version"]).output();
-    status.is_ok_and(|output| output.status.success())
+    succeeds(Command::new(env!("CARGO")).args([subcommand, "--version"]))
+}
+
+/// Whether a command is there and succeeds; what it prints is not shown.
+pub fn succeeds(command: &mut Command) -> bool {
+    command.output().is_ok_and(|output| output.status.success())
 }

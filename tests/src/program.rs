@@ -16,7 +16,7 @@ use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, kill, kil
 use nix::unistd::{Pid, geteuid};
 use tempfile::TempDir;
 
-use crate::{TOO_LONG, list, root, temp_dir, wait_for};
+use crate::{TOO_LONG, list, root, succeeds, temp_dir, wait_for};
 
 /// What a program printed, and how it ended.
 pub struct Finished {
@@ -378,6 +378,5 @@ pub fn with_tmpfs(dir: &Path, options: &str, command: &str) -> Option<Command> {
         unshare.args(["-m", "sh", "-c", script]);
         unshare
     };
-    let allowed = in_sh(&mount).output().is_ok_and(|output| output.status.success());
-    allowed.then(|| in_sh(&format!("{mount} && {command}")))
+    succeeds(&mut in_sh(&mount)).then(|| in_sh(&format!("{mount} && {command}")))
 }

@@ -21,6 +21,16 @@ pub fn check_story(exe: &str, args: &[&str], command: &str, times: usize) {
     }
 }
 
+/// Checks that a program says how it is used, and refuses arguments that it does not know.
+#[track_caller]
+pub fn check_usage(exe: &str, package: &str) {
+    let help = run(&mut program(exe, &["--help"])).succeeded();
+    assert!(help.contains(&format!("Usage: cargo run -p {package} ")), "{help}");
+    let refused = run(&mut program(exe, &["x", "y"]));
+    let error = format!("error: unknown arguments: x y\n\n{help}");
+    assert_eq!((refused.code(), refused.stdout.as_str(), refused.stderr), (2, "", error));
+}
+
 /// Checks that a story survives what can happen to its stdout and its processes.
 #[track_caller]
 pub fn check_accidents(exe: &str, args: &[&str], roles: &[&str], story: &str) {
