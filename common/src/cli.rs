@@ -4,7 +4,8 @@ use std::process::ExitCode;
 use anyhow::Result;
 use nix::sys::signal::Signal;
 
-use crate::{log, role, say};
+use crate::log::{program, start};
+use crate::{print, role, say};
 
 /// For arguments that no `match` arm takes: prints them and the help text to stderr, and exits with 2.
 pub fn usage(help: &str, args: &[&str]) -> ! {
@@ -23,8 +24,8 @@ pub fn main(help: &str, run: impl FnOnce(&[&str]) -> Result<()>) -> ExitCode {
     let args: Option<Vec<&str>> = args.iter().map(|arg| arg.to_str()).collect();
     let result = match args.as_deref() {
         // Not the last of several: that may be a message.
-        Some(["--help" | "-h"] | [_, "--help" | "-h"]) => log::print(help),
-        Some(args) => log::start().and_then(|()| run(args)),
+        Some(["--help" | "-h"] | [_, "--help" | "-h"]) => print(help),
+        Some(args) => start().and_then(|()| run(args)),
         None => Err(Error::new(ErrorKind::InvalidInput, "arguments must be UTF-8").into()),
     };
     let Err(error) = result else {
@@ -35,7 +36,7 @@ pub fn main(help: &str, run: impl FnOnce(&[&str]) -> Result<()>) -> ExitCode {
         let _ = say!("stops: {signal}");
         return ExitCode::from(128 + *signal as u8);
     }
-    let program = log::program().unwrap_or_default();
+    let program = program().unwrap_or_default();
     let (status, hint) = match error.downcast_ref().map(Error::kind) {
         Some(ErrorKind::InvalidInput) => {
             (2, format!("for help: cargo run -p {program} -- --help\n"))

@@ -19,4 +19,6 @@ mod process;
 
 pub use cli::{main, usage};
 pub use log::say_line;
-pub use process::{Process, block_signals, role, set_role, supervise, unblock_signals};
+pub use process::{
+    Process, block_signals, log, print, role, set_role, stop_signals, supervise, unblock_signals,
+};

@@ -1,12 +1,12 @@
 use std::fmt;
-use std::io::{self, ErrorKind, IsTerminal, Write};
+use std::io::{self, ErrorKind, IsTerminal};
 use std::path::Path;
 use std::sync::OnceLock;
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
-use crate::process::role;
+use crate::process::{print, role};
 
 /// The longest role of the five programs, so that the lines of all processes align.
 const WIDTH: usize = "subprocess".len();
@@ -62,15 +62,6 @@ pub fn say_line(text: fmt::Arguments) -> Result<()> {
 pub(crate) fn program() -> Option<String> {
     let path = std::env::args_os().next()?;
     Some(Path::new(&path).file_name()?.to_string_lossy().into_owned())
-}
-
-/// Writes `text` to stdout in one piece. A closed stdout is not an error.
-pub(crate) fn print(text: &str) -> Result<()> {
-    let mut stdout = io::stdout().lock();
-    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
-        result => result.context("write stdout"),
-    }
 }
 
 /// Starts the clock if `IPC_LOG=time`, and refuses any other value.
