@@ -1,70 +1,110 @@
-//! No fork: a `std::process::Command` starts the child, here this program itself with an argument.
+//! No fork: a program with threads starts three others by `std::process::Command`, here itself with an argument, and takes
+//! whichever message comes first.
 //!
 //! ```text
-//!  parent ── requests ──▶ stdin   child
-//!         ◀── replies ──          stdout is free
+//!            ┌── stdout ── child 1
+//!  parent ◀──┼── stdout ── child 2
+//!            └── stdout ── child 3
 //! ```
 //!
 //! Run it with `cargo run -p pipe --example command`. Use this in a program with threads, which must not fork, or for
-//! a child that is another program. Both directions share one socket pair, one end of which is the child's stdin: so
-//! its stdout is free for printing, and no other program started meanwhile inherits an end. Each side makes a
-//! `Sender` and a `Receiver` of its end. (A pipe for one direction is `Stdio::from(OwnedFd::from(receiver))`.)
+//! children that are other programs. Ctrl-C ends all; the error names the child that failed first. (For requests as well,
+//! hand one end of a `UnixStream::pair()` down as stdin, and make a `Sender` and a `Receiver` of each end.)
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::UnixStream;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use common::{print, stop_signals, unblock_signals};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use pipe::{Receiver, Sender};
 
-fn main() -> Result<()> {
-    match std::env::args().nth(1).as_deref() {
-        Some("child") => child(),
-        _ => parent(),
+fn main() -> Result<ExitCode> {
+    match std::env::args().nth(1) {
+        Some(product) => child(&product).map(|()| ExitCode::SUCCESS),
+        None => parent(),
     }
 }
 
-fn parent() -> Result<()> {
-    // Such a program has threads.
+fn parent() -> Result<ExitCode> {
+    let stop = stop_signals()?; // before any thread
     let thread = std::thread::spawn(|| 6 * 7);
-    let (ours, theirs) = UnixStream::pair()?;
-    let mut child = Command::new(std::env::current_exe()?)
-        .arg("child")
-        .stdin(Stdio::from(OwnedFd::from(theirs)))
-        .spawn()
-        .context("start the child")?;
-    // The command is gone, and with it our copy of the child's end: so we see EOF when the child dies.
-    let exchanged = exchange(ends(ours.into())?);
-    // Our ends are closed by now, which is EOF for the child.
-    let status = child.wait()?;
-    // If the child was killed, that is why the exchange broke.
-    ensure!(status.success(), "the child: {status}");
-    exchanged?;
-    println!("parent: the thread says {}", thread.join().unwrap_or_default());
-    Ok(())
+    let started = ["Orange", "Apple", "Pear"].into_iter().map(Started::new);
+    let mut team = started.collect::<Result<Vec<_>>>()?;
+    while !team.is_empty() {
+        team.rotate_left(1); // a busy child leaves the others, and a stop signal, their turn
+        let ready = team.iter_mut().position(Started::is_ready);
+        let ends = team.iter().map(|child| child.messages.as_fd()).chain([stop.as_fd()]);
+        let mut fds: Vec<_> = ends.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+        let timeout = if ready.is_some() { PollTimeout::ZERO } else { PollTimeout::NONE };
+        let _ = poll(&mut fds, timeout); // if a signal comes that is not ours, nothing is ready
+        if fds.last().and_then(PollFd::any) == Some(true) {
+            let signal = stop.read_signal()?.context("read signalfd")?;
+            return Ok(ExitCode::from(128 + signal.ssi_signo as u8)); // which drops, and so ends, all
+        }
+        if let Some(ready) = ready {
+            let shown = team[ready].show();
+            if !matches!(shown, Ok(true)) {
+                team.remove(ready).join().and(shown)?; // how it ended tells more than our error
+            }
+        }
+    }
+    print(&format!("the thread says {}\n", thread.join().unwrap_or_default()))?;
+    Ok(ExitCode::SUCCESS)
 }
 
-fn exchange((mut requests, mut replies): (Sender, Receiver)) -> Result<()> {
-    for request in ["Orange", "Apple"] {
-        requests.send(request.as_bytes()).context("send a request")?;
-        let reply = replies.recv()?.context("receive a reply: the child is gone")?;
-        println!("parent: {request} -> {}", String::from_utf8(reply)?);
+/// A started program. Dropping it kills and reaps it.
+struct Started {
+    name: String,
+    child: Child,
+    messages: Receiver,
+}
+
+impl Started {
+    fn new(name: &str) -> Result<Started> {
+        let (messages, theirs) = pipe::simplex()?;
+        let mut command = Command::new(std::env::current_exe()?);
+        command.arg(name).stdout(Stdio::from(OwnedFd::from(theirs)));
+        let child =
+            unblock_signals(&mut command).spawn().with_context(|| format!("start {name}"))?;
+        // The command goes, and with it our copy of the sending end: so we see EOF when the child ends.
+        Ok(Started { name: name.to_owned(), child, messages })
+    }
+
+    /// Whether something has come: also what is in the buffer, which the kernel does not know of. `show` tells of an error.
+    fn is_ready(&mut self) -> bool {
+        self.messages.poll(Some(Duration::ZERO)).unwrap_or(true)
+    }
+
+    /// Shows one message. False at EOF.
+    fn show(&mut self) -> Result<bool> {
+        let Some(message) = self.messages.recv()? else { return Ok(false) };
+        print(&format!("{}: {}\n", self.name, String::from_utf8(message)?))?;
+        Ok(true)
+    }
+
+    /// Waits for its end, also if it has only closed its stdout.
+    fn join(mut self) -> Result<()> {
+        let status = self.child.wait()?;
+        ensure!(status.success(), "{}: {status}", self.name);
+        Ok(())
+    }
+}
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        let _ = self.child.kill().and_then(|()| self.child.wait());
+    }
+}
+
+/// Its stdout carries messages, and only those: what it prints goes to stderr.
+fn child(product: &str) -> Result<()> {
+    let mut parent = Sender::from(io::stdout().as_fd().try_clone_to_owned()?);
+    for step in ["peeled", "cut", "eaten"] {
+        std::thread::sleep(Duration::from_millis(product.len() as u64)); // stands for work
+        parent.send(step.as_bytes())?;
     }
     Ok(())
-}
-
-fn child() -> Result<()> {
-    let (mut replies, mut requests) = ends(io::stdin().as_fd().try_clone_to_owned()?)?;
-    while let Some(request) = requests.recv()? {
-        let request = String::from_utf8(request)?;
-        println!("child:  got {request}");
-        replies.send(request.to_uppercase().as_bytes())?;
-    }
-    Ok(())
-}
-
-/// Both directions of a socket.
-fn ends(socket: OwnedFd) -> Result<(Sender, Receiver)> {
-    Ok((Sender::from(socket.try_clone()?), Receiver::from(socket)))
 }

@@ -7,10 +7,10 @@
 //! Run it with `cargo run -p pipe --example progress`. On a terminal the progress stays on one line. If the worker
 //! is killed in the middle, the error says so: its end of the pipe is closed then, whatever it died of.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 
 use anyhow::{Context, Result};
-use common::Process;
+use common::{Process, print};
 use pipe::{Receiver, Sender};
 
 /// The primes below this number are counted.
@@ -20,8 +20,8 @@ fn main() -> Result<()> {
     let (receiver, sender) = pipe::simplex()?;
     // The worker keeps only the sending end and we only the receiving one, so we see EOF when it dies.
     let (worker, receiver) = Process::spawn_with("worker", (receiver, sender), work)?;
-    // Runs our part, then joins the worker. If both fail, the worker's failure is the cause.
-    worker.run_then_join(|| show(receiver))
+    let shown = show(receiver);
+    worker.join().and(shown) // if both fail, the worker's failure is why
 }
 
 fn work(mut sender: Sender) -> Result<()> {
@@ -40,22 +40,14 @@ fn is_prime(n: u32) -> bool {
 }
 
 fn show(mut receiver: Receiver) -> Result<()> {
-    let mut stdout = io::stdout().lock();
-    let is_terminal = stdout.is_terminal();
+    // \r goes back to the start of the line, where the next one is written over this one.
+    let (start, end) = if io::stdout().is_terminal() { ("\r", "") } else { ("", "\n") };
     loop {
         let message = receiver.recv()?.context("recv: the worker ended before its result")?;
         let message = String::from_utf8(message)?;
-        let (kind, number) = message.split_once(' ').context("recv: not a message of ours")?;
-        match kind {
-            // \r goes back to the start of the line, where the next one is written over this one.
-            "progress" if is_terminal => write!(stdout, "\r{number:>3} %")?,
-            "progress" => writeln!(stdout, "{number:>3} %")?,
-            _ => {
-                let start = if is_terminal { "\r" } else { "" };
-                writeln!(stdout, "{start}{number} primes below {LIMIT}")?;
-                return Ok(());
-            }
+        match message.split_once(' ').context("recv: not a message of ours")? {
+            ("progress", number) => print(&format!("{start}{number:>3} %{end}"))?,
+            (_, number) => return print(&format!("{start}{number} primes below {LIMIT}\n")),
         }
-        stdout.flush()?;
     }
 }

@@ -1,4 +1,5 @@
-//! Several workers, each with a pipe of its own, asked and answered in turn. One leaves, the others go on.
+//! Several workers, each with a pipe of its own: the parent takes whichever result comes first. One leaves, the others
+//! go on.
 //!
 //! ```text
 //!            ┌── job ──▶ worker 1
@@ -8,9 +9,15 @@
 //!
 //! Run it with `cargo run -p pipe --example workers`. The trap: a fork copies every descriptor, so each worker
 //! inherits the parent's ends to those that were started before. Unless it closes them, worker 1 never sees EOF.
+//! The parent waits for all of them at once by poll(2), as `multiprocessing.connection.wait` does.
+
+use std::os::fd::AsFd;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
-use common::Process;
+use common::{Process, print};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use pipe::Connection;
 
 /// A worker, and our end of the pipe to it.
@@ -26,16 +33,13 @@ fn main() -> Result<()> {
         })?;
         team.push((worker, end));
     }
-    for job in ["Orange", "Apple"] {
-        ask_all(&mut team, job)?;
-    }
+    give_all(&mut team, &["Orange", "Apple", "Pear", "Plum", "Fig", "Kiwi"])?;
     // Closing our end is EOF for this worker. If another one had a copy of it, this join would block forever.
     let (worker, end) = team.remove(1);
     drop(end);
     worker.join()?;
-    println!("worker 2 has left");
-
-    ask_all(&mut team, "Pear")?;
+    print("worker 2 has left\n")?;
+    give_all(&mut team, &["Grape", "Lemon", "Mango"])?;
     for (worker, end) in team {
         drop(end);
         worker.join()?;
@@ -46,32 +50,56 @@ fn main() -> Result<()> {
 /// What each worker does until EOF.
 fn work(mut parent: Connection) -> Result<()> {
     while let Some(job) = parent.recv()? {
+        std::thread::sleep(Duration::from_millis(job.len() as u64)); // stands for work
         let result = String::from_utf8(job)?.to_uppercase();
         parent.send(result.as_bytes())?;
     }
     Ok(())
 }
 
-fn ask_all(team: &mut Vec<Member>, job: &str) -> Result<()> {
-    for index in 0..team.len() {
-        let (worker, end) = &mut team[index];
-        match ask(end, job) {
-            Ok(result) => println!("{}: {job} -> {result}", worker.name()),
-            Err(error) => {
-                // Its end tells more than our error: killed, failed, or panicked.
-                let (worker, end) = team.remove(index);
-                return worker.run_then_join(|| {
-                    drop(end);
-                    Err(error)
-                });
-            }
-        }
+/// Gives each worker a job, and the next one when its result has come.
+fn give_all(team: &mut Vec<Member>, jobs: &[&str]) -> Result<()> {
+    let (at_once, later) = jobs.split_at(jobs.len().min(team.len()));
+    for (index, job) in at_once.iter().enumerate() {
+        exchange(team, index, |(_, end)| Ok(end.send(job.as_bytes())?))?;
+    }
+    let mut later = later.iter();
+    for _ in jobs {
+        let ready = wait(team)?;
+        exchange(team, ready, |(worker, end)| {
+            let result = end.recv()?.context("receive a result: the worker is gone")?;
+            print(&format!("{}: {}\n", worker.name(), String::from_utf8(result)?))?;
+            Ok(later.next().map_or(Ok(()), |job| end.send(job.as_bytes()))?)
+        })?;
     }
     Ok(())
 }
 
-fn ask(worker: &mut Connection, job: &str) -> Result<String> {
-    worker.send(job.as_bytes()).context("send a job")?;
-    let result = worker.recv()?.context("receive a result: the worker is gone")?;
-    Ok(String::from_utf8(result)?)
+/// Our part of an exchange with one of them. Where it fails, how the worker ended tells more: killed, failed, panicked.
+fn exchange(
+    team: &mut Vec<Member>,
+    index: usize,
+    part: impl FnOnce(&mut Member) -> Result<()>,
+) -> Result<()> {
+    part(&mut team[index]).or_else(|error| {
+        let (worker, _) = team.remove(index);
+        worker.join().and(Err(error))
+    })
+}
+
+/// The first that has something to receive, or EOF.
+fn wait(team: &mut [Member]) -> Result<usize> {
+    loop {
+        // First what is in a buffer already, which the kernel does not know of.
+        for (index, (_, end)) in team.iter_mut().enumerate() {
+            if end.poll(Some(Duration::ZERO))? {
+                return Ok(index);
+            }
+        }
+        let fds = team.iter().map(|(_, end)| PollFd::new(end.as_fd(), PollFlags::POLLIN));
+        match poll(&mut fds.collect::<Vec<_>>(), PollTimeout::NONE) {
+            Err(Errno::EINTR) => {}
+            ready => ready.map(drop)?,
+        }
+    }
 }

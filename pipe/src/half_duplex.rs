@@ -15,7 +15,8 @@ use pipe::{Receiver, Sender};
 pub fn run() -> Result<()> {
     let (conn1, conn2) = pipe::simplex()?;
     let (subprocess, conn1) = Process::spawn_with("subprocess", (conn1, conn2), subprocess)?;
-    subprocess.run_then_join(|| parent(conn1))
+    let part = parent(conn1);
+    subprocess.join().and(part)
 }
 
 fn parent(mut conn1: Receiver) -> Result<()> {

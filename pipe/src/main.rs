@@ -36,8 +36,9 @@ fn story() -> Result<()> {
     // recv would block forever instead of seeing EOF when the child dies.
     // (Process(…) and start() in one: the process runs when this returns.)
     let (subprocess, conn1) = Process::spawn_with("subprocess", (conn1, conn2), subprocess)?;
-    // The parent's part, then join(); unlike Python's, it is an error when the child failed.
-    subprocess.run_then_join(|| parent(conn1))
+    let part = parent(conn1);
+    // Unlike Python's, join() is an error when the child failed: which may be why the parent's part did, so it comes first.
+    subprocess.join().and(part)
 }
 
 fn parent(mut conn1: Connection) -> Result<()> {
