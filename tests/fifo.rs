@@ -48,7 +48,7 @@ fn role(role: &str, dir: &TempDir) -> Program {
 /// A consumer whose FIFOs are there.
 fn waiting_consumer(dir: &TempDir) -> Program {
     let mut consumer = role("consumer", dir);
-    consumer.line_with("waits for a writer at pipe.in");
+    consumer.line_with("waits for a reader at pipe.out");
     consumer
 }
 
@@ -146,24 +146,6 @@ fn several_producers_do_not_mix_lines() {
 }
 
 #[test]
-fn a_reader_that_leaves_is_waited_for() {
-    let dir = temp_dir();
-    let mut consumer = waiting_consumer(&dir);
-    let writer = fifo::open_writer(&dir.path().join("pipe.in"), None);
-    let mut writer = writer.unwrap();
-    fifo::write_line(&mut writer, "msg 1").unwrap();
-    consumer.line_with("waits for a reader at pipe.out");
-    let head = shell("head -1 pipe.out", dir.path());
-    assert_eq!(head.wait_with_output().unwrap().stdout, b"msg 1\n");
-    fifo::write_line(&mut writer, "msg 2").unwrap();
-    consumer.line_with("the last reader has left, waits for another at pipe.out");
-    let head = shell("head -1 pipe.out", dir.path());
-    assert_eq!(head.wait_with_output().unwrap().stdout, b"msg 2\n");
-    fifo::write_line(&mut writer, "exit").unwrap();
-    consumer.finish().succeeded();
-}
-
-#[test]
 fn a_consumer_that_is_stopped_or_killed_removes_its_fifos() {
     for (signal, code) in [(Signal::SIGINT, 130), (Signal::SIGTERM, 143), (Signal::SIGHUP, 129)] {
         let dir = temp_dir();
@@ -179,24 +161,6 @@ fn a_consumer_that_is_stopped_or_killed_removes_its_fifos() {
     consumer.kill(consumer.role("consumer"), Signal::SIGKILL);
     consumer.finish().failed(1, &["consumer was killed by SIGKILL"]);
     assert_eq!(list(dir.path()), [""; 0], "left behind");
-}
-
-/// While the other one waits, or is about to.
-#[test]
-fn a_role_that_is_stopped_can_be_started_again() {
-    for (first, second) in [("consumer", "producer"), ("producer", "consumer")] {
-        let dir = temp_dir();
-        let mut stopped = role(first, &dir);
-        stopped.line();
-        // Where its first line is to be printed, the second role has not opened the FIFOs yet.
-        let other = Program::start_stopped_at(program(FIFO, &[second]).current_dir(dir.path()), 0);
-        stopped.kill_group(Signal::SIGINT);
-        assert_eq!(stopped.finish().code(), 130);
-        let again = role(first, &dir);
-        other.finish().succeeded();
-        again.finish().succeeded();
-        assert_eq!(list(dir.path()), [""; 0], "left behind");
-    }
 }
 
 /// What else has the names by then is the user's.
@@ -216,27 +180,128 @@ fn a_consumer_removes_only_what_it_made() {
     assert_eq!(fs::read_to_string(dir.path().join("pipe.in")).unwrap(), "three hours of results");
 }
 
-/// At a FIFO that is removed, or replaced by the next consumer's.
 #[test]
-fn a_shell_that_waits_is_let_go() {
+fn a_reader_or_a_consumer_that_leaves_is_an_error() {
+    let dir = temp_dir();
+    let mut consumer = waiting_consumer(&dir);
+    let head = shell("head -1 pipe.out", dir.path());
+    let mut writer = fifo::open_writer(&dir.path().join("pipe.in")).unwrap();
+    fifo::write_line(&mut writer, "msg 1").unwrap();
+    consumer.line_with("read  msg 1 from pipe.in, writes it to pipe.out");
+    assert_eq!(head.wait_with_output().unwrap().stdout, b"msg 1\n");
+    fifo::write_line(&mut writer, "msg 2").unwrap();
+    consumer.finish().failed(1, &["write pipe.out: Broken pipe"]);
+    assert_eq!(list(dir.path()), [""; 0], "left behind");
+
+    let consumer = waiting_consumer(&dir);
+    let mut requests = fifo::open_writer(&dir.path().join("pipe.in")).unwrap();
+    let mut replies = fifo::open_reader(&dir.path().join("pipe.out")).unwrap();
+    consumer.kill(consumer.pid(), Signal::SIGKILL);
+    consumer.finish_killed();
+    assert_eq!(std::io::Read::read(&mut replies, &mut [0]).unwrap(), 0);
+    let error = fifo::write_line(&mut requests, "msg 1").unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::BrokenPipe);
+    // Nobody could remove them; the next consumer uses them, and leaves them there.
+    drop((requests, replies));
+    let consumer = waiting_consumer(&dir);
+    role("producer", &dir).finish().succeeded();
+    consumer.finish().succeeded();
+    assert_eq!(list(dir.path()).len(), 2);
+}
+
+#[test]
+fn a_role_that_is_stopped_can_be_started_again() {
+    for first in ["consumer", "producer"] {
+        let dir = temp_dir();
+        let mut stopped = role(first, &dir);
+        stopped.line();
+        stopped.kill_group(Signal::SIGINT);
+        assert_eq!(stopped.finish().code(), 130);
+        let (consumer, producer) = (role("consumer", &dir), role("producer", &dir));
+        producer.finish().succeeded();
+        consumer.finish().succeeded();
+        assert_eq!(list(dir.path()), [""; 0], "left behind");
+    }
+}
+
+#[test]
+fn a_shell_that_waits_is_let_go_and_what_it_wrote_is_told() {
     let dir = temp_dir();
     let consumer = waiting_consumer(&dir);
-    let cat = shell("exec cat pipe.out", dir.path());
-    wait_for("cat to open", &mut || waits_in_open(&cat));
+    let mut echo = shell("echo 'msg 1' > pipe.in", dir.path());
+    assert!(echo.wait().unwrap().success());
     consumer.kill_group(Signal::SIGTERM);
-    consumer.finish();
-    assert!(cat.wait_with_output().unwrap().status.success());
+    let printed = consumer.finish().stdout;
+    assert!(printed.contains("consumer | leaves 6 bytes unread: msg 1\\n\n"), "{printed}");
 
+    // One that a killed consumer left is the user's to remove, by `fifo::remove`.
     let consumer = waiting_consumer(&dir);
     consumer.kill(consumer.pid(), Signal::SIGKILL);
     consumer.finish_killed();
-    let mut echo = shell("exec 2> /dev/null; echo 'msg 1' > pipe.in", dir.path());
-    wait_for("echo to open", &mut || waits_in_open(&echo));
-    let mut next = role("consumer", &dir);
+    let mut echo = shell("exec 2> /dev/null; exec echo 'msg 1' > pipe.in", dir.path());
+    let cat = shell("exec cat pipe.out", dir.path());
+    wait_for("both to open", &mut || waits_in_open(&echo) && waits_in_open(&cat));
+    fifo::remove(&dir.path().join("pipe.in")).unwrap();
+    fifo::remove(&dir.path().join("pipe.out")).unwrap();
     echo.wait().unwrap();
-    next.line_with("waits for a writer at pipe.in");
+    assert_eq!(cat.wait_with_output().unwrap().stdout, b"");
+}
+
+/// It has not read ahead of `exit`.
+#[test]
+fn what_comes_after_exit_is_told() {
+    let dir = temp_dir();
+    let consumer = waiting_consumer(&dir);
+    let cat = shell("exec cat pipe.out", dir.path());
+    let mut printf = shell(r"printf 'msg 1\nexit\nmsg 2\n' > pipe.in", dir.path());
+    assert!(printf.wait().unwrap().success());
+    let printed = consumer.finish().stdout;
+    assert!(printed.contains("consumer | leaves 6 bytes unread: msg 2\\n\n"), "{printed}");
+    assert_eq!(cat.wait_with_output().unwrap().stdout, b"msg 1\n");
+}
+
+#[test]
+fn a_second_consumer_is_refused() {
+    let dir = temp_dir();
+    let first = waiting_consumer(&dir);
+    let error = "collect pipe.in: another process collects its lines";
+    role("consumer", &dir).finish().failed(1, &[error]);
     role("producer", &dir).finish().succeeded();
-    next.finish().succeeded();
+    first.finish().succeeded();
+    assert_eq!(list(dir.path()), [""; 0], "left behind");
+}
+
+/// Also of many that start at once, and the FIFOs are those of the one that serves.
+#[test]
+fn of_many_consumers_that_start_at_once_one_serves() {
+    for _ in 0..10 {
+        let dir = temp_dir();
+        let mut all: Vec<_> = (0..8).map(|_| Some(role("consumer", &dir))).collect();
+        let runs = |one: &Option<Program>| {
+            let stat = format!("/proc/{}/stat", one.as_ref().unwrap().pid());
+            !fs::read_to_string(stat).unwrap().contains(") Z ")
+        };
+        wait_for("all but one to end", &mut || all.iter().filter(|one| runs(one)).count() == 1);
+        role("producer", &dir).finish().succeeded();
+        let finished = all.iter_mut().map(|one| one.take().unwrap().finish());
+        let (served, refused): (Vec<_>, Vec<_>) = finished.partition(|one| one.code() == 0);
+        assert_eq!(served.len(), 1);
+        for one in refused {
+            one.failed(1, &["another process collects its lines"]);
+        }
+        assert_eq!(list(dir.path()), [""; 0], "left behind");
+    }
+}
+
+/// Started again at once, as a supervisor does: its children hold the lock for a moment.
+#[test]
+fn a_killed_consumer_can_be_started_again_at_once() {
+    let dir = temp_dir();
+    for _ in 0..20 {
+        let consumer = waiting_consumer(&dir);
+        consumer.kill(consumer.pid(), Signal::SIGKILL);
+        drop(waiting_consumer(&dir));
+    }
 }
 
 /// Whether a shell, or the program that it became, waits in openat(2).
@@ -254,69 +319,22 @@ fn a_producer_in_a_directory_that_is_removed_says_so() {
 }
 
 #[test]
-fn a_second_consumer_waits_for_the_first_to_leave() {
-    let dir = temp_dir();
-    let first = waiting_consumer(&dir);
-    let mut second = role("consumer", &dir);
-    second.line_with("waits for another consumer to leave");
-    role("producer", &dir).finish().succeeded();
-    first.finish().succeeded();
-    second.line_with("waits for a writer at pipe.in");
-    role("producer", &dir).finish().succeeded();
-    second.finish().succeeded();
-    assert_eq!(list(dir.path()), [""; 0], "left behind");
-}
-
-/// A producer of ours sleeps while its consumer is stopped, and started again.
-#[test]
-fn a_producer_does_not_take_the_next_consumer_for_its_own() {
-    let dir = temp_dir();
-    let mut consumer = waiting_consumer(&dir);
-    let _requests = fifo::open_writer(&dir.path().join("pipe.in"), None).unwrap();
-    let mut replies = fifo::open_reader(&dir.path().join("pipe.out"), None).unwrap();
-    consumer.line_with("echoes each line");
-    consumer.kill_group(Signal::SIGINT);
-    assert_eq!(consumer.finish().code(), 130);
-    let mut next = role("consumer", &dir);
-    next.line_with("waits for a writer at pipe.in");
-    assert_eq!(std::io::Read::read(&mut replies, &mut [0]).unwrap(), 0);
-    role("producer", &dir).finish().succeeded();
-    next.finish().succeeded();
-}
-
-#[test]
-fn a_consumer_that_dies_is_an_error_for_the_producer() {
-    let dir = temp_dir();
-    let consumer = waiting_consumer(&dir);
-    // A producer of ours that has opened both and waits for the answer.
-    let mut requests = fifo::open_writer(&dir.path().join("pipe.in"), None).unwrap();
-    let mut replies = fifo::open_reader(&dir.path().join("pipe.out"), None).unwrap();
-    consumer.kill(consumer.pid(), Signal::SIGKILL);
-    consumer.finish_killed();
-    assert_eq!(std::io::Read::read(&mut replies, &mut [0]).unwrap(), 0);
-    let error = fifo::write_line(&mut requests, "msg 1").unwrap_err();
-    assert_eq!(error.kind(), std::io::ErrorKind::BrokenPipe);
-    // Nobody could remove them; the next run replaces them, and removes its own.
-    drop((requests, replies));
-    let consumer = waiting_consumer(&dir);
-    role("producer", &dir).finish().succeeded();
-    consumer.finish().succeeded();
-    assert_eq!(list(dir.path()), [""; 0], "left behind");
-}
-
-#[test]
 fn what_is_in_the_way_is_left_alone() {
     let dir = temp_dir();
     let path = dir.path().join("pipe.in");
     fs::write(&path, "precious").unwrap();
-    for (name, call) in [("consumer", "mkfifo"), ("producer", "open for writing")] {
-        let finished = role(name, &dir).finish();
-        finished.failed(1, &[&format!("{call} pipe.in: exists and is a regular file")]);
+    let error = "open for collecting pipe.in: it is not a FIFO";
+    role("consumer", &dir).finish().failed(1, &[error]);
+    fs::write(dir.path().join("pipe.out"), "precious").unwrap();
+    let error = "open for writing pipe.in: it is not a FIFO";
+    role("producer", &dir).finish().failed(1, &[error]);
+    for name in ["pipe.in", "pipe.out"] {
+        assert_eq!(fs::read_to_string(dir.path().join(name)).unwrap(), "precious");
     }
-    assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
-    assert_eq!(list(dir.path()), ["pipe.in"]);
     let missing = run(&mut program(FIFO, &["consumer", "/nonexistent"]));
-    missing.failed(1, &["open /nonexistent/.: No such file or directory"]);
+    missing.failed(1, &["mkfifo /nonexistent/pipe.in: No such file or directory"]);
+    let missing = run(&mut program(FIFO, &["producer", "/nonexistent"]));
+    missing.failed(1, &["open /nonexistent: No such file or directory"]);
 }
 
 #[test]
@@ -346,7 +364,7 @@ fn what_is_another_user_s_is_not_used() {
         }
         return skip("another user's FIFO (only root can make that)");
     }
-    let error = "mkfifo pipe.in: exists and belongs to user 65534";
+    let error = "collect pipe.in: it belongs to user 65534";
     role("consumer", &dir).finish().failed(1, &[error]);
     assert_eq!(list(dir.path()), ["pipe.in"]);
     let args = ["consumer", dir.path().to_str().unwrap()];
@@ -391,8 +409,8 @@ fn junk_is_an_error_that_says_what_it_is() {
     ] {
         let dir = temp_dir();
         let consumer = waiting_consumer(&dir);
-        let mut writer = fifo::open_writer(&dir.path().join("pipe.in"), None).unwrap();
-        let reader = fifo::open_reader(&dir.path().join("pipe.out"), None).unwrap();
+        let mut writer = fifo::open_writer(&dir.path().join("pipe.in")).unwrap();
+        let reader = fifo::open_reader(&dir.path().join("pipe.out")).unwrap();
         std::io::Write::write_all(&mut writer, junk).unwrap();
         consumer.finish().failed(1, &[error]);
         drop(reader);
@@ -407,7 +425,7 @@ fn a_daemon_takes_commands_from_any_shell() {
     let start = || Program::start(program(&control, &["."]).current_dir(dir.path()));
     let mut daemon = start();
     assert_eq!(daemon.line(), "waits for: echo status > ./control");
-    start().finish().failed(1, &["error: another daemon runs here"]);
+    start().finish().failed(1, &["another process collects its lines"]);
     let echo = |line: &str| {
         let written = shell(&format!("printf '{line}' > control"), dir.path()).wait().unwrap();
         assert!(written.success());
@@ -423,23 +441,79 @@ fn a_daemon_takes_commands_from_any_shell() {
     echo(&("x".repeat(5000) + "\\nnonsense\\n"));
     assert_eq!(daemon.line(), "skipped: a line is longer than 4096 bytes");
     assert_eq!(daemon.line(), "unknown command: \"nonsense\"");
-    // What was killed leaves its FIFO, which is used again.
-    daemon.kill(daemon.pid(), Signal::SIGKILL);
-    daemon.finish_killed();
-    assert_eq!(list(dir.path()), ["control"]);
-    let mut daemon = start();
-    daemon.line();
-    daemon.kill_group(Signal::SIGINT);
-    let finished = daemon.finish();
-    assert_eq!((finished.code(), finished.stderr.as_str()), (130, ""));
-    let mut daemon = start();
-    daemon.line();
-    echo("quit\\n");
+    echo("stat");
+    echo("us\\r\\n");
+    assert_eq!(daemon.line(), "status: 50 reloads");
+    echo("quit\\nstatus\\n");
     assert_eq!(daemon.line(), "quit");
+    assert_eq!(daemon.line(), "after quit: \"status\"");
     daemon.finish().succeeded();
     assert_eq!(list(dir.path()), [""; 0], "left behind");
     let missing = run(&mut program(&control, &["/nonexistent"]));
-    missing.failed(1, &["error: open /nonexistent: No such file or directory"]);
+    missing.failed(1, &["mkfifo /nonexistent/control: No such file or directory"]);
+}
+
+#[test]
+fn a_daemon_works_off_what_it_was_given_and_removes_only_what_it_made() {
+    const LINES: usize = 5000;
+    let control = example(FIFO, "control");
+    let dir = temp_dir();
+    let path = dir.path().join("control");
+    let start = || Program::start(program(&control, &["."]).current_dir(dir.path()));
+    for (signal, code) in [
+        (Signal::SIGHUP, 129),
+        (Signal::SIGINT, 130),
+        (Signal::SIGQUIT, 131),
+        (Signal::SIGTERM, 143),
+    ] {
+        let mut daemon = start();
+        daemon.line();
+        daemon.kill(daemon.pid(), Signal::SIGSTOP);
+        let mut writer = fifo::open_writer(&path).unwrap();
+        std::io::Write::write_all(&mut writer, "status\n".repeat(LINES).as_bytes()).unwrap();
+        daemon.kill(daemon.pid(), signal);
+        daemon.kill(daemon.pid(), Signal::SIGCONT);
+        let finished = daemon.finish();
+        assert_eq!((finished.code(), finished.stderr.as_str()), (code, ""));
+        assert_eq!(finished.stdout.matches("status: 0 reloads\n").count(), LINES);
+        assert!(!path.exists());
+    }
+    // One that somebody made, or that a killed daemon left, is used, and stays.
+    fifo::create(&path).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o620)).unwrap();
+    for _ in 0..20 {
+        let mut daemon = start();
+        daemon.line();
+        daemon.kill(daemon.pid(), Signal::SIGKILL); // and started again at once
+        drop(daemon);
+    }
+    let mut daemon = start();
+    daemon.line();
+    daemon.kill_group(Signal::SIGINT);
+    assert_eq!(daemon.finish().code(), 130);
+    assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o620);
+}
+
+#[test]
+fn a_daemon_goes_on_without_its_log() {
+    let control = example(FIFO, "control");
+    let dir = temp_dir();
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let (reader, closed) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).unwrap();
+    drop(reader);
+    for (stdout, said) in [(full.into(), "write stdout: No space left"), (Stdio::from(closed), "")]
+    {
+        let mut command = program(&control, &["."]);
+        command.current_dir(dir.path()).stdout(stdout).stderr(Stdio::piped());
+        let mut daemon = command.spawn().unwrap();
+        wait_for("the FIFO", &mut || dir.path().join("control").exists());
+        for line in ["status", "nonsense", "quit"] {
+            shell(&format!("echo {line} > control"), dir.path()).wait().unwrap();
+        }
+        assert!(daemon.wait().unwrap().success());
+        let stderr = std::io::read_to_string(daemon.stderr.take().unwrap()).unwrap();
+        assert!(stderr.starts_with(said) && stderr.lines().count() <= 1, "{stderr}");
+    }
 }
 
 #[test]

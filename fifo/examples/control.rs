@@ -7,79 +7,86 @@
 //! ```
 //!
 //! Run it with `cargo run -p fifo --example control [DIRECTORY]`. One daemon at a time in a directory; a bad line is
-//! reported and skipped; what is written while the daemon is busy waits in the FIFO. Answers go to its stdout: to
-//! answer each shell, use a Unix-domain socket.
+//! reported and skipped; what is written while the daemon is busy waits in the FIFO. Asked to stop, it first works off
+//! what lies there. Answers go to its stdout: to answer each shell, use a Unix-domain socket.
 
-use std::fs::File;
-use std::io::{BufReader, ErrorKind};
-use std::path::{Path, PathBuf};
+use std::io::Read;
+use std::mem::take;
+use std::os::fd::AsFd;
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use common::{Process, block_signals, supervise};
-use nix::fcntl::{Flock, FlockArg};
-use nix::sys::signal::Signal;
+use common::{log, stop_signals};
+use fifo::MAX_LINE;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-fn main() -> ExitCode {
-    let Err(error) = run() else {
-        return ExitCode::SUCCESS;
-    };
-    if let Some(signal) = error.downcast_ref::<Signal>() {
-        return ExitCode::from(128 + *signal as u8); // Ctrl-C is no error
-    }
-    eprintln!("error: {error:#}");
-    ExitCode::FAILURE
-}
-
-fn run() -> Result<()> {
+fn main() -> Result<ExitCode> {
     let dir = std::env::args_os().nth(1).map_or(".".into(), PathBuf::from);
     let path = dir.join("control");
-    // Two daemons would share the lines silently. The kernel unlocks the directory when we die.
-    let here = File::open(&dir).with_context(|| format!("open {}", dir.display()))?;
-    let lock = Flock::lock(here, FlockArg::LockExclusiveNonblock);
-    let _lock = lock.ok().context("another daemon runs here")?;
-    // From here on Ctrl-C waits for `supervise`: it must not skip the removal.
-    block_signals()?;
-    fifo::create(&path)?; // one that a killed daemon left is used again
-    let _remove = Remove(&path);
-    supervise([Process::spawn("daemon", || serve(&path))?])
-}
-
-/// Removes the FIFO at the end, and unblocks a shell that waits in open.
-struct Remove<'a>(&'a Path);
-
-impl Drop for Remove<'_> {
-    fn drop(&mut self) {
-        let _ = fifo::remove(self.0);
+    let stop = stop_signals()?; // from here on Ctrl-C cannot skip the removal
+    let mut fifo = fifo::collect(&path)?;
+    log(&format!("waits for: echo status > {}", path.display()));
+    let (mut daemon, mut deadline) = (Daemon::default(), None);
+    let mut bytes = vec![0; 1 << 16];
+    while !daemon.has_quit && deadline.is_none_or(|deadline| Instant::now() < deadline) {
+        let mut fds = [fifo.as_fd(), stop.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+        // Once asked to stop, only for what is there already, and for no longer than a second.
+        let timeout = if deadline.is_some() { PollTimeout::ZERO } else { PollTimeout::NONE };
+        let _ = poll(&mut fds, timeout); // if a signal comes that is not ours, nothing is ready
+        if fds[0].any() == Some(true) {
+            let length = (&*fifo).read(&mut bytes).context("read control")?;
+            daemon.take(&bytes[..length]);
+        } else if deadline.is_some() {
+            break;
+        }
+        if fds[1].any() == Some(true) {
+            deadline.get_or_insert(Instant::now() + Duration::from_secs(1));
+        }
     }
+    daemon.take(&fifo.remove()?); // what came in the meantime
+    let signal = if deadline.is_some() { stop.read_signal()? } else { None };
+    Ok(ExitCode::from(signal.map_or(0, |signal| 128 + signal.ssi_signo as u8)))
 }
 
-fn serve(path: &Path) -> Result<()> {
-    println!("waits for: echo status > {}", path.display());
-    let mut commands = BufReader::new(fifo::open_reader(path, None)?);
-    // Without a writer of our own we would see EOF after each shell, and lose what comes before the next open.
-    let _never_eof = fifo::open_writer(path, None)?;
-    let mut reloads = 0;
-    loop {
-        let command = match fifo::read_line(&mut commands) {
-            // Not UTF-8, or too long: from somebody else, so no reason to end.
-            Err(error) if error.kind() == ErrorKind::InvalidData => {
-                println!("skipped: {error}");
+#[derive(Default)]
+struct Daemon {
+    /// What has come of a line that has no end yet.
+    line: Vec<u8>,
+    reloads: u32,
+    has_quit: bool,
+}
+
+impl Daemon {
+    fn take(&mut self, bytes: &[u8]) {
+        for part in bytes.split_inclusive(|byte| *byte == b'\n') {
+            self.line.extend_from_slice(&part[..part.len().min(MAX_LINE + 1)]);
+            if !part.ends_with(b"\n") {
+                self.line.truncate(MAX_LINE + 1); // too long anyhow
                 continue;
             }
-            line => line.context("read a command")?.context("EOF, although we hold a writer")?,
-        };
-        match command.as_str() {
-            "status" => println!("status: {reloads} reloads"),
+            match fifo::read_line(&mut &*take(&mut self.line)) {
+                Ok(command) => self.obey(command.unwrap_or_default().trim_end_matches('\r')),
+                // Not UTF-8, or too long: from somebody else, so no reason to end.
+                Err(error) => log(&format!("skipped: {error}")),
+            }
+        }
+    }
+
+    fn obey(&mut self, command: &str) {
+        match command {
+            _ if self.has_quit => log(&format!("after quit: {command:?}")),
+            "status" => log(&format!("status: {} reloads", self.reloads)),
             "reload" => {
-                reloads += 1;
-                println!("reload: done");
+                self.reloads += 1;
+                log("reload: done");
             }
             "quit" => {
-                println!("quit");
-                return Ok(());
+                self.has_quit = true;
+                log("quit");
             }
-            other => println!("unknown command: {other:?}"),
+            other => log(&format!("unknown command: {other:?}")),
         }
     }
 }

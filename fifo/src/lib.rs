@@ -4,123 +4,237 @@
 //! as one end of a pipe. What comes back is a plain [`File`]; [`write_line`] and [`read_line`]
 //! make messages of its bytes, so that `echo` and `cat` can be the other side.
 //!
-//! # Collecting lines
-//!
-//! A reader whose writers come and go holds a writing end itself, so that it never sees EOF between two
-//! of them. (Opening again after EOF loses what is written in between, and calling
-//! [`read_line`] again spins.)
-//!
-//! ```text
-//! let mut lines = BufReader::new(fifo::open_reader(&path, None)?);
-//! let _never_eof = fifo::open_writer(&path, None)?;
-//! while let Some(line) = fifo::read_line(&mut lines)? {
-//! ```
-//!
-//! An invalid line is an error of the kind `InvalidData`, after which the next line can be read. Run one collector
-//! at a time, since two would share the lines; an exclusive flock(2) on the directory ensures that.
-//!
 //! # Hazards
 //!
+//! - open(2) waits for a peer as long as it takes. Where that may be forever, let a child open it, under `supervise`, or
+//!   use a Unix-domain socket, which connects or fails at once.
 //! - Two processes that use two FIFOs must open them in the same order. In crossed orders each
 //!   blocks in its first open, waiting for the other: a deadlock.
-//! - `O_CREAT` on a path that does not exist yet makes a *regular file*, and the messages go to
-//!   disk. `O_RDWR` makes open return at once, but keeps an end of your own open: you never see EOF or
-//!   EPIPE. This library uses neither.
+//! - Remove a FIFO with [`remove`], not `rm`: a process waiting in open would otherwise wait forever.
+//! - `O_CREAT` on a path that does not exist yet makes a *regular file*, and the messages go to disk. `O_RDWR` keeps an
+//!   end of your own open: you never see EOF or EPIPE. Only [`open_collector`] uses it, for just that.
 //! - A FIFO carries bytes, not messages: two writes can arrive as one read. Agree on a frame;
-//!   here a message is a line.
+//!   here a message is a line. A line without its newline joins the next writer's line.
 //! - Writes of up to `PIPE_BUF` (4096) bytes are atomic; longer ones may interleave with those of
 //!   other writers. `writeln!` on a bare [`File`] is several writes: format first, write once.
 //! - With several readers, the bytes go to any of them; even lines may be split.
-//! - Lines in a FIFO are lost when no process has it open any more; lines that a reader has buffered, when it
-//!   closes. A line without its newline joins the next writer's line.
-//! - Deadlock: a FIFO holds 64 KiB. Two sides that both write more than that before they read block forever.
+//! - Lines in a FIFO are lost when no process has it open any more; lines that a reader has buffered, when it closes.
+//! - Deadlock: a FIFO holds 64 KiB. If both sides write more than that before they read, both block forever.
 
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
-use std::os::fd::AsFd;
+use std::ops::Deref;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, tee};
+use nix::fcntl::{Flock, FlockArg, OFlag};
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::stat::Mode;
-use nix::unistd::{geteuid, mkfifo, pipe2};
+use nix::unistd::{geteuid, mkfifo};
 
 /// The longest line in bytes, with its end: `PIPE_BUF`, which one write(2) puts in atomically.
 pub const MAX_LINE: usize = 4096;
 
-/// How often to look again where the kernel has no event to wait for.
-const POLL_INTERVAL: Duration = Duration::from_millis(1);
-
-/// Makes a FIFO at `path` that only this user may open: mkfifo(3) with mode 0600.
+/// Makes a FIFO at `path` that only this user may open: mkfifo(3) with mode 0600. Returns whether it made it.
 ///
 /// An existing FIFO of this user is accepted, whatever its mode: so both sides may call this, in either order, and one
-/// made by hand can be used. Anything else at `path` is left alone, and the error says what it is.
-pub fn create(path: &Path) -> io::Result<()> {
-    let made = match mkfifo(path, Mode::S_IRUSR | Mode::S_IWUSR) {
-        Err(Errno::EEXIST) => adopt(path),
-        made => made.map_err(io::Error::from),
-    };
-    made.map_err(|error| named("mkfifo", path, error))
+/// made by hand can be used. Only whoever made it should remove it, as a [`Guard`] does. Fails with `AlreadyExists` if
+/// anything else is at `path`, which is left alone.
+pub fn create(path: &Path) -> io::Result<bool> {
+    let is_ours = |it: &Metadata| it.file_type().is_fifo() && it.uid() == geteuid().as_raw();
+    loop {
+        let made = mkfifo(path, Mode::S_IRUSR | Mode::S_IWUSR);
+        if made != Err(Errno::EEXIST) {
+            return made.map(|()| true).map_err(|errno| named("mkfifo", path, errno.into()));
+        }
+        match fs::symlink_metadata(path) {
+            Ok(there) if is_ours(&there) => return Ok(false),
+            Err(error) if error.kind() == ErrorKind::NotFound => {} // removed just now
+            _ => {
+                let what = "exists and is not a FIFO of this user";
+                return Err(named("mkfifo", path, io::Error::new(ErrorKind::AlreadyExists, what)));
+            }
+        }
+    }
 }
 
 /// Opens the reading end: open(2) with `O_RDONLY`, which blocks until a writer opens it too.
 ///
-/// With a `timeout`, fails with `TimedOut` when no writer came in time; with `None` it blocks as
-/// long as it takes. Never creates anything, follows no symbolic link, and refuses what is not
-/// a FIFO. Once the last writer is gone, a read returns 0 bytes: EOF.
-pub fn open_reader(path: &Path, timeout: Option<Duration>) -> io::Result<File> {
-    let open = |flags| open(path, OpenOptions::new().read(true), flags);
-    let opened = match timeout {
-        None => open(OFlag::empty()),
-        Some(timeout) => open(OFlag::O_NONBLOCK)
-            .and_then(|file| await_writer(&file, timeout).and_then(|()| blocking(file))),
-    };
-    opened.map_err(|error| named("open for reading", path, error))
+/// Never creates anything, follows no symbolic link, and refuses what is not a FIFO. Once the last writer is gone, a
+/// read returns 0 bytes: EOF.
+pub fn open_reader(path: &Path) -> io::Result<File> {
+    open(path, File::options().read(true), OFlag::empty())
+        .map_err(|error| named("open for reading", path, error))
 }
 
 /// Opens the writing end: open(2) with `O_WRONLY`, which blocks until a reader opens it too.
 ///
-/// With a `timeout`, fails with `TimedOut` when no reader came in time; with `None` it blocks as
-/// long as it takes. Never creates anything, follows no symbolic link, and refuses what is not
-/// a FIFO. Once the last reader is gone, a write fails with `BrokenPipe`.
-pub fn open_writer(path: &Path, timeout: Option<Duration>) -> io::Result<File> {
-    let open = |flags| open(path, OpenOptions::new().write(true), flags);
-    let opened = match timeout {
-        None => open(OFlag::empty()),
-        // Without a reader, the kernel says ENXIO.
-        Some(timeout) => retry("reader", timeout, || match open(OFlag::O_NONBLOCK) {
-            Err(error) if error.raw_os_error() == Some(Errno::ENXIO as i32) => Ok(None),
-            opened => opened.and_then(blocking).map(Some),
-        }),
-    };
-    opened.map_err(|error| named("open for writing", path, error))
+/// Never creates anything, follows no symbolic link, and refuses what is not a FIFO. Once the last reader is gone, a
+/// write fails with `BrokenPipe`.
+pub fn open_writer(path: &Path) -> io::Result<File> {
+    open(path, File::options().write(true), OFlag::empty())
+        .map_err(|error| named("open for writing", path, error))
+}
+
+/// Opens the reading end of a daemon whose writers come and go: open(2) with `O_RDWR`, which does not block.
+///
+/// Being a writer itself, it never sees EOF; without that it would read EOF after each `echo`, and what is written before
+/// it opens again would be lost. Run one collector at a time, since two would share the lines: [`collect`] sees to that.
+pub fn open_collector(path: &Path) -> io::Result<File> {
+    open(path, File::options().read(true).write(true), OFlag::empty())
+        .map_err(|error| named("open for collecting", path, error))
+}
+
+/// Makes a FIFO, or takes one of this user that is there, and opens it as its only collector: [`open_collector`], flock(2).
+///
+/// Fails with `ResourceBusy` if another process has locked it for 100 ms: one that was killed may still be dying, and one
+/// that ends may be removing it.
+pub fn collect(path: &Path) -> io::Result<Collector> {
+    let fail = |kind, what: String| Err(named("collect", path, io::Error::new(kind, what)));
+    for _ in 0..100 {
+        match open_collector(path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => match collect_new(path) {
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {} // another was faster
+                made => return made.map_err(|error| named("mkfifo", path, error)),
+            },
+            opened => {
+                let (file, there) =
+                    opened.and_then(|file| file.metadata().map(|there| (file, there)))?;
+                if there.uid() != geteuid().as_raw() {
+                    let what = format!("it belongs to user {}", there.uid());
+                    return fail(ErrorKind::PermissionDenied, what);
+                }
+                match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+                    Ok(file) if file.metadata()?.nlink() > 0 => {
+                        return Ok(Collector { guard: Guard::new(path, None), file });
+                    }
+                    _ => sleep(Duration::from_millis(1)),
+                }
+            }
+        }
+    }
+    fail(ErrorKind::ResourceBusy, "another process collects its lines".to_owned())
+}
+
+/// Makes it under another name, and gives it its own only when it is locked: so whoever makes it collects, and removes it.
+fn collect_new(path: &Path) -> io::Result<Collector> {
+    let mut new = path.as_os_str().to_owned();
+    new.push(format!(".{}", std::process::id()));
+    let new = Path::new(&new);
+    mkfifo(new, Mode::S_IRUSR | Mode::S_IWUSR)?;
+    let made = open_collector(new).and_then(|file| {
+        let made = open(new, File::options().read(true), OFlag::O_PATH)?;
+        let file =
+            Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| errno)?;
+        fs::hard_link(new, path)?;
+        Ok(Collector { guard: Guard::new(path, Some(made)), file })
+    });
+    let _ = fs::remove_file(new);
+    made
+}
+
+/// The only collector of a FIFO: the file that [`collect`] opens. The kernel unlocks it when the process dies.
+#[derive(Debug)]
+pub struct Collector {
+    // Dropped first: once it is unlocked, the next one may use it.
+    guard: Guard,
+    file: Flock<File>,
+}
+
+impl Collector {
+    /// Removes the FIFO now, if this process made it; returns what [`remove`] does.
+    pub fn remove(&mut self) -> io::Result<Vec<u8>> {
+        self.guard.unlink(true)
+    }
+}
+
+impl Deref for Collector {
+    type Target = File;
+
+    fn deref(&self) -> &File {
+        &self.file
+    }
 }
 
 /// Removes the FIFO at `path`, and unblocks whoever waits in open(2) for it: unlink(2).
 ///
 /// Otherwise they would block forever, since no peer can find it any more. An unblocked reader gets EOF, a writer
-/// `BrokenPipe`. Anything else at `path` is left alone, and is an error. Not covered: whoever has just looked up
-/// the path, and begins to wait a moment later.
-pub fn remove(path: &Path) -> io::Result<()> {
-    let open = |options: &mut OpenOptions| match open(path, options, OFlag::O_NONBLOCK) {
-        // Its mode does not let this user open it, nor anybody else of this user.
-        Err(error) if error.kind() == ErrorKind::PermissionDenied => Ok(None),
-        opened => opened.map(Some),
-    };
-    let removed = || {
-        // Both ends stay open until the name is gone: each unblocks whoever is opening the other one.
-        let _reader = open(OpenOptions::new().read(true))?;
-        let _writer =
-            open(OpenOptions::new().write(true)).or_else(|error| match error.raw_os_error() {
-                Some(errno) if errno == Errno::ENXIO as i32 => Ok(None), // no reader, not even ours
-                _ => Err(error),
-            })?;
-        fs::remove_file(path)
-    };
-    removed().map_err(|error| named("unlink", path, error))
+/// `BrokenPipe`. What a writer has written all the same, before it could be told, is returned: nobody else will read it.
+/// Anything else at `path` is left alone, and is an error.
+pub fn remove(path: &Path) -> io::Result<Vec<u8>> {
+    unlink(path, true)
+}
+
+/// [`remove`]; what another still reads is left to it, unless this is the only reader.
+fn unlink(path: &Path, is_reader: bool) -> io::Result<Vec<u8>> {
+    let fifo = open(path, File::options().read(true), OFlag::O_PATH)
+        .and_then(|fifo| fs::remove_file(path).map(|()| fifo))
+        .map_err(|error| named("unlink", path, error))?;
+    // Nobody can come any more. Be the peer of those who wait, for so short a time that they find nobody; and once more of
+    // those who were just looking the path up.
+    let unlinked = PathBuf::from(format!("/proc/self/fd/{}", fifo.as_raw_fd()));
+    let end =
+        |options: &mut OpenOptions| options.custom_flags(OFlag::O_NONBLOCK.bits()).open(&unlinked);
+    let mut unread = Vec::new();
+    for round in 0..2 {
+        sleep(Duration::from_millis(round));
+        let is_read = end(File::options().write(true)).is_ok();
+        if is_reader || !is_read {
+            let reader =
+                end(File::options().read(true)).map_err(|e| named("free who waits at", path, e))?;
+            let _ = reader.take(1 << 20).read_to_end(&mut unread); // until it would block, or EOF
+        }
+    }
+    Ok(unread)
+}
+
+/// Removes a FIFO when dropped, if this process made it, and nothing else that has its name by then.
+#[derive(Debug)]
+pub struct Guard {
+    path: PathBuf,
+    /// The FIFO that was made. Open, so that its inode number is not given to another file.
+    made: Option<File>,
+    process: u32,
+}
+
+impl Guard {
+    /// [`create`], and a guard for what that made.
+    pub fn create(path: &Path) -> io::Result<Guard> {
+        let is_made = create(path)?;
+        let made = is_made.then(|| open(path, File::options().read(true), OFlag::O_PATH));
+        let made = made.transpose().inspect_err(|_| drop(fs::remove_file(path)))?;
+        Ok(Guard::new(path, made))
+    }
+
+    fn new(path: &Path, made: Option<File>) -> Guard {
+        Guard { path: path.to_owned(), made, process: std::process::id() }
+    }
+
+    /// Removes it now; returns what [`remove`] does, unless somebody still reads: then it is left to that reader.
+    pub fn remove(&mut self) -> io::Result<Vec<u8>> {
+        self.unlink(false)
+    }
+
+    fn unlink(&mut self, is_reader: bool) -> io::Result<Vec<u8>> {
+        let id = |it: Metadata| (it.dev(), it.ino());
+        let made = self.made.take().and_then(|file| file.metadata().ok()).map(id);
+        let there = fs::symlink_metadata(&self.path).ok().map(id);
+        // A forked child has a copy of this value, but the FIFO is not its own.
+        if self.process != std::process::id() || made.is_none() || made != there {
+            return Ok(Vec::new());
+        }
+        unlink(&self.path, is_reader)
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        let _ = self.remove();
+    }
 }
 
 /// Waits until there is something to read, or EOF: ppoll(2), `select.select`.
@@ -178,87 +292,13 @@ pub fn read_line(fifo: &mut impl BufRead) -> io::Result<Option<String>> {
     }
 }
 
-/// Whether what already is at `path` can be used as our own FIFO.
-fn adopt(path: &Path) -> io::Result<()> {
-    let there = fs::symlink_metadata(path)?;
-    require_fifo(&there)?;
-    if there.uid() != geteuid().as_raw() {
-        let what = format!("exists and belongs to user {}", there.uid());
-        return Err(io::Error::new(ErrorKind::PermissionDenied, what));
-    }
-    Ok(())
-}
-
 /// Opens a FIFO and nothing else.
 fn open(path: &Path, options: &mut OpenOptions, flags: OFlag) -> io::Result<File> {
-    // Looked at before, since opening another kind of file may block or have side effects; and after,
-    // since it may have been replaced in between.
-    require_fifo(&fs::symlink_metadata(path)?)?;
     let file = options.custom_flags((OFlag::O_NOFOLLOW | flags).bits()).open(path)?;
-    require_fifo(&file.metadata()?)?;
-    Ok(file)
-}
-
-/// Waits until a writer has opened the FIFO of which `reader` is the reading end.
-fn await_writer(reader: &File, timeout: Duration) -> io::Result<()> {
-    let (_scratch_reader, scratch) = pipe2(OFlag::O_CLOEXEC)?;
-    retry("writer", timeout, || {
-        // ppoll(2) knows whether a writer has written, or has come and gone, but not of one that has only
-        // opened. So ask tee(2), which takes nothing away: 0 is "no writer", EAGAIN is "a writer, and
-        // nothing written yet".
-        let mut fds = [PollFd::new(reader.as_fd(), PollFlags::POLLIN)];
-        if ppoll(&mut fds, Some(Duration::ZERO.into()), None)? > 0 {
-            return Ok(Some(()));
-        }
-        match tee(reader, &scratch, 1, SpliceFFlags::SPLICE_F_NONBLOCK) {
-            Ok(0) => Ok(None),
-            Ok(_) | Err(Errno::EAGAIN) => Ok(Some(())),
-            Err(errno) => Err(errno.into()),
-        }
-    })
-}
-
-/// Tries until `attempt` has a result: poll(2) has no event for a process that opens the other end.
-fn retry<T>(
-    peer: &str,
-    timeout: Duration,
-    mut attempt: impl FnMut() -> io::Result<Option<T>>,
-) -> io::Result<T> {
-    let deadline = Instant::now().checked_add(timeout);
-    loop {
-        match attempt() {
-            Ok(Some(result)) => return Ok(result),
-            Err(error) if error.kind() != ErrorKind::Interrupted => return Err(error),
-            _ => {} // nobody yet, or a signal came
-        }
-        if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-            let what = format!("no {peer} came in time");
-            return Err(io::Error::new(ErrorKind::TimedOut, what));
-        }
-        // Not `sleep`, which frequent signals can prolong.
-        std::thread::park_timeout(POLL_INTERVAL);
+    match file.metadata()?.file_type().is_fifo() {
+        true => Ok(file),
+        false => Err(io::Error::new(ErrorKind::AlreadyExists, "it is not a FIFO")),
     }
-}
-
-fn require_fifo(there: &Metadata) -> io::Result<()> {
-    let kind = there.file_type();
-    let what = match kind {
-        kind if kind.is_fifo() => return Ok(()),
-        kind if kind.is_file() => "regular file",
-        kind if kind.is_dir() => "directory",
-        kind if kind.is_symlink() => "symbolic link",
-        kind if kind.is_socket() => "socket",
-        _ => "device",
-    };
-    let error = format!("exists and is a {what}");
-    Err(io::Error::new(ErrorKind::AlreadyExists, error))
-}
-
-/// Clears `O_NONBLOCK`, so that reads and writes block again.
-fn blocking(file: File) -> io::Result<File> {
-    let flags = OFlag::from_bits_retain(fcntl(&file, FcntlArg::F_GETFL)?);
-    fcntl(&file, FcntlArg::F_SETFL(flags - OFlag::O_NONBLOCK))?;
-    Ok(file)
 }
 
 /// Names the call that failed and its object.
@@ -274,7 +314,6 @@ mod tests {
     use tempfile::TempDir;
 
     const SOON: Option<Duration> = Some(Duration::from_millis(5));
-    const LATE: Option<Duration> = Some(Duration::from_secs(60));
 
     /// A FIFO, and the directory that removes it.
     fn made() -> (TempDir, std::path::PathBuf) {
@@ -287,7 +326,7 @@ mod tests {
     #[test]
     fn a_fifo_is_private_and_can_be_adopted() {
         let (_dir, path) = made();
-        create(&path).unwrap();
+        assert!(!create(&path).unwrap());
         let there = fs::symlink_metadata(&path).unwrap();
         assert!(there.file_type().is_fifo());
         assert_eq!(there.permissions().mode() & 0o777, 0o600);
@@ -301,74 +340,52 @@ mod tests {
         create(&dir.path().join("fifo")).unwrap();
         symlink(dir.path().join("fifo"), dir.path().join("link")).unwrap();
         let _socket = std::os::unix::net::UnixListener::bind(dir.path().join("socket")).unwrap();
-        for (name, what) in [
-            ("file", "regular file"),
-            ("directory", "directory"),
-            ("link", "symbolic link"),
-            ("socket", "socket"),
-        ] {
+        for name in ["file", "directory", "link", "socket"] {
             let path = dir.path().join(name);
             let shown = path.display();
             for (call, error) in [
                 ("mkfifo", create(&path).unwrap_err()),
-                ("open for reading", open_reader(&path, None).unwrap_err()),
-                ("open for reading", open_reader(&path, LATE).unwrap_err()),
-                ("open for writing", open_writer(&path, None).unwrap_err()),
-                ("open for writing", open_writer(&path, LATE).unwrap_err()),
+                ("open for reading", open_reader(&path).unwrap_err()),
+                ("open for writing", open_writer(&path).unwrap_err()),
+                ("open for collecting", open_collector(&path).unwrap_err()),
+                ("unlink", remove(&path).unwrap_err()),
             ] {
-                let expected = format!("{call} {shown}: exists and is a {what}");
-                assert_eq!(error.to_string(), expected);
+                assert!(error.to_string().starts_with(&format!("{call} {shown}: ")), "{error}");
             }
         }
         assert_eq!(fs::read_to_string(dir.path().join("file")).unwrap(), "precious");
-        let error = open_reader(&dir.path().join("nothing"), None).unwrap_err();
+        let error = open_reader(&dir.path().join("nothing")).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::NotFound);
         assert!(!dir.path().join("nothing").exists());
     }
 
     #[test]
-    fn open_times_out_without_a_peer() {
-        let (_dir, path) = made();
-        for (error, who) in [
-            (open_reader(&path, SOON).unwrap_err(), "writer"),
-            (open_writer(&path, SOON).unwrap_err(), "reader"),
-        ] {
-            assert_eq!(error.kind(), ErrorKind::TimedOut);
-            let end = format!("pipe.in: no {who} came in time");
-            assert!(error.to_string().ends_with(&end), "{error}");
-        }
-    }
-
-    /// Opens both ends in every combination of waiting, in two threads.
-    #[test]
     fn both_ends_meet() {
         let (_dir, path) = made();
-        for (reading, writing) in [(None, None), (None, LATE), (LATE, None), (LATE, LATE)] {
-            let (mut reader, mut writer) = std::thread::scope(|scope| {
-                let reader = scope.spawn(|| open_reader(&path, reading).unwrap());
-                let writer = open_writer(&path, writing).unwrap();
-                // The reader comes back although nothing was written yet.
-                (reader.join().unwrap(), writer)
-            });
-            writer.write_all(b"msg 1\n").unwrap();
-            let mut buffer = [0; 64];
-            assert_eq!(reader.read(&mut buffer).unwrap(), 6);
-            drop(writer);
-            assert_eq!(reader.read(&mut buffer).unwrap(), 0);
-        }
+        let (mut reader, mut writer) = std::thread::scope(|scope| {
+            let reader = scope.spawn(|| open_reader(&path).unwrap());
+            let writer = open_writer(&path).unwrap();
+            // The reader comes back although nothing was written yet.
+            (reader.join().unwrap(), writer)
+        });
+        writer.write_all(b"msg 1\n").unwrap();
+        let mut buffer = [0; 64];
+        assert_eq!(reader.read(&mut buffer).unwrap(), 6);
+        drop(writer);
+        assert_eq!(reader.read(&mut buffer).unwrap(), 0);
     }
 
     #[test]
     fn whoever_waits_in_open_is_let_go_when_the_fifo_is_removed() {
         use std::sync::mpsc::channel;
         let (_dir, path) = made();
-        let removed_while = |open: fn(&Path, Option<Duration>) -> io::Result<File>| {
+        let removed_while = |open: fn(&Path) -> io::Result<File>| {
             create(&path).unwrap();
             let (tell, thread) = channel();
             std::thread::scope(|scope| {
                 let opened = scope.spawn(|| {
                     tell.send(nix::unistd::gettid()).unwrap();
-                    open(&path, None)
+                    open(&path)
                 });
                 // The number of the system call that it sleeps in.
                 let call = format!("/proc/self/task/{}/syscall", thread.recv().unwrap());
@@ -390,18 +407,41 @@ mod tests {
         assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
         fs::remove_file(&path).unwrap();
         assert_eq!(remove(&path).unwrap_err().kind(), ErrorKind::NotFound);
-        // One that was made by hand, so that this user may not open it.
-        mkfifo(&path, Mode::empty()).unwrap();
-        remove(&path).unwrap();
+    }
+
+    /// Also when the inode number of what was made is given to the next file.
+    #[test]
+    fn a_guard_removes_what_it_made_and_nothing_else() {
+        let (_dir, path) = made();
+        drop(Guard::create(&path).unwrap());
+        assert!(path.exists(), "made by somebody else");
+        fs::remove_file(&path).unwrap();
+        drop(Guard::create(&path).unwrap());
         assert!(!path.exists());
+        for _ in 0..20 {
+            let guard = Guard::create(&path).unwrap();
+            fs::remove_file(&path).unwrap();
+            create(&path).unwrap();
+            drop(guard);
+            assert!(path.exists());
+            fs::remove_file(&path).unwrap();
+        }
+    }
+
+    #[test]
+    fn what_was_written_to_nobody_is_returned() {
+        let (_dir, path) = made();
+        let mut end = open_collector(&path).unwrap();
+        write_line(&mut end, "msg 1").unwrap();
+        assert_eq!(remove(&path).unwrap(), b"msg 1\n");
     }
 
     #[test]
     fn poll_waits_for_a_line_or_the_end() {
         let (_dir, path) = made();
         std::thread::scope(|scope| {
-            let reader = scope.spawn(|| BufReader::new(open_reader(&path, None).unwrap()));
-            let mut writer = open_writer(&path, None).unwrap();
+            let reader = scope.spawn(|| BufReader::new(open_reader(&path).unwrap()));
+            let mut writer = open_writer(&path).unwrap();
             let mut reader = reader.join().unwrap();
             assert!(!poll(&reader, SOON).unwrap());
             writer.write_all(b"msg 1\nmsg 2\n").unwrap();
@@ -415,28 +455,17 @@ mod tests {
         });
     }
 
-    #[test]
-    fn a_writer_that_came_and_went_was_there() {
-        let (_dir, path) = made();
-        std::thread::scope(|scope| {
-            let reader = scope.spawn(|| open_reader(&path, LATE).unwrap());
-            drop(open_writer(&path, None).unwrap());
-            assert_eq!(reader.join().unwrap().read(&mut [0; 8]).unwrap(), 0);
-        });
-    }
-
-    /// What the docs say of collecting lines; each writer is gone before the next one comes.
+    /// Each writer is gone before the next one comes.
     #[test]
     fn a_collector_gets_the_lines_of_all_writers() {
         let (_dir, path) = made();
         std::thread::scope(|scope| {
             let collector = scope.spawn(|| {
-                let mut lines = io::BufReader::new(open_reader(&path, None).unwrap());
-                let _never_eof = open_writer(&path, None).unwrap();
+                let mut lines = BufReader::new(open_collector(&path).unwrap());
                 (0..1000).all(|i| read_line(&mut lines).unwrap() == Some(format!("msg {i}")))
             });
             for i in 0..1000 {
-                let mut writer = open_writer(&path, None).unwrap();
+                let mut writer = open_writer(&path).unwrap();
                 write_line(&mut writer, &format!("msg {i}")).unwrap();
             }
             assert!(collector.join().unwrap());

@@ -8,14 +8,13 @@
 //!           ◀── pipe.out ──
 //! ```
 
-mod fifos;
 mod terminals;
 
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use common::{Process, block_signals, say, supervise, usage};
 
 const REQUESTS: &str = "pipe.in";
@@ -45,7 +44,8 @@ fn story() -> Result<()> {
     let private = PermissionsExt::from_mode(0o700);
     let dir = tempfile::Builder::new().prefix("cnblogs-").permissions(private).tempdir();
     let dir = dir.context("make a directory for the FIFOs")?;
-    [REQUESTS, REPLIES].iter().try_for_each(|name| fifo::create(&dir.path().join(name)))?;
+    fifo::create(&dir.path().join(REQUESTS))?;
+    fifo::create(&dir.path().join(REPLIES))?;
 
     // In `|| consumer(…)` the name still means the function; the variable exists only after this line.
     let consumer = Process::spawn("consumer", || consumer(dir.path()))?;
@@ -59,8 +59,8 @@ fn consumer(dir: &Path) -> Result<()> {
     // orders each would block in its first open forever. (The article opens for writing with O_RDWR,
     // which does not block; with O_CREAT, which makes a regular file if the producer comes first; and
     // with O_SYNC, which does nothing for a FIFO.)
-    let mut requests = BufReader::new(fifo::open_reader(&dir.join(REQUESTS), None)?);
-    let mut replies = fifo::open_writer(&dir.join(REPLIES), None)?;
+    let mut requests = BufReader::new(fifo::open_reader(&dir.join(REQUESTS))?);
+    let mut replies = fifo::open_writer(&dir.join(REPLIES))?;
     let mut message = read(&mut requests, REQUESTS)?;
     // The whole line; the article looks for "exit" anywhere in what it has read.
     while message != "exit" {
@@ -73,14 +73,15 @@ fn consumer(dir: &Path) -> Result<()> {
 
 /// Unlike the article's, it opens both FIFOs before it writes, and prints before it hands over.
 fn producer(dir: &Path) -> Result<()> {
-    let mut requests = fifo::open_writer(&dir.join(REQUESTS), None)?;
-    let mut replies = BufReader::new(fifo::open_reader(&dir.join(REPLIES), None)?);
+    let mut requests = fifo::open_writer(&dir.join(REQUESTS))?;
+    let mut replies = BufReader::new(fifo::open_reader(&dir.join(REPLIES))?);
     for i in 1..=3 {
         let message = format!("msg {i}");
         say!("write {message} to {REQUESTS}")?;
         fifo::write_line(&mut requests, &message).context("write pipe.in")?;
         let reply = read(&mut replies, REPLIES)?;
         say!("read  {reply} from {REPLIES}")?;
+        ensure!(reply == message, "wrote {message}, read {reply}: another producer's");
     }
     say!("write exit  to {REQUESTS}")?;
     fifo::write_line(&mut requests, "exit").context("write pipe.in")
