@@ -1,10 +1,17 @@
 //! The queue program, as a user runs it.
 
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::time::Duration;
 
 use ipc_channel::ipc::IpcSender;
 use nix::sys::signal::{Signal, kill};
+use queue::Queue;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_bytes::ByteBuf;
 use tests::{
     Program, can_trace, check_accidents, check_console_blocks, check_kills, check_story,
     check_usage, example, normalised, numbers, program, readme_shows, run, skip,
@@ -73,6 +80,142 @@ fn on_an_old_kernel_the_missing_call_is_named() {
         let mut strace = program("strace", &["-f", "-qq", "-o", "/dev/null", "-e", &inject, QUEUE]);
         run(&mut strace).failed(1, &[error]);
     }
+}
+
+/// Whether a value comes out of a queue as it went in; `put` or `get` may refuse it instead.
+fn survives<T: Serialize + DeserializeOwned + Clone + PartialEq>(value: T) -> Option<bool> {
+    let queue = Queue::new(1).unwrap();
+    queue.try_put(value.clone()).ok()?;
+    Some(queue.try_get().ok()? == value)
+}
+
+/// What the README says of values.
+#[test]
+fn values_come_out_as_they_went_in() {
+    #[derive(Clone, PartialEq, Serialize, Deserialize)]
+    struct Unit;
+    #[derive(Clone, PartialEq, Serialize, Deserialize)]
+    struct Newtype(Option<u8>);
+    #[derive(Clone, PartialEq, Serialize, Deserialize)]
+    enum Plain {
+        Unit,
+        One(u8),
+        Two(u8, u8),
+        Named { x: u8 },
+        Optional(Option<u8>),
+        Nothing(()),
+    }
+    #[derive(Clone, PartialEq, Serialize, Deserialize)]
+    #[serde(untagged)]
+    enum Untagged {
+        Number(i64),
+        Address(IpAddr),
+        Text(String),
+        Pair { left: u8, right: Option<u8> },
+        List(Vec<String>),
+        Nothing,
+    }
+    #[derive(Clone, PartialEq, Serialize, Deserialize)]
+    #[serde(untagged)]
+    enum UntaggedBig {
+        Big(u128),
+    }
+    #[derive(Clone, PartialEq, Serialize, Deserialize)]
+    #[serde(tag = "kind")]
+    enum Tagged {
+        Nothing,
+        Count { count: u32 },
+        Address { at: IpAddr, after: Duration },
+        Map(BTreeMap<String, u8>),
+        Bytes { bytes: ByteBuf },
+        Mixed { letter: char, number: f32, unit: () },
+        Big { big: u128 },
+    }
+    #[derive(Clone, PartialEq, Serialize, Deserialize)]
+    #[serde(tag = "kind", content = "content")]
+    enum Adjacent {
+        Optional(Option<u8>),
+        Nothing,
+        Address(IpAddr),
+    }
+    #[derive(Clone, Default, PartialEq, Serialize, Deserialize)]
+    struct Sparse {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        one: Option<Vec<u8>>,
+        two: Vec<u8>,
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        three: Vec<u8>,
+        #[serde(flatten)]
+        more: BTreeMap<String, IpAddr>,
+    }
+    #[derive(Clone, PartialEq, Serialize, Deserialize)]
+    struct Deep {
+        next: Option<Box<Deep>>,
+    }
+    let at: IpAddr = "::1".parse().unwrap();
+    let deep = (0..100).fold(None, |deep, _| Some(Box::new(Deep { next: deep })));
+    let json = serde_json::json!({ "id": 7, "next": null, "list": [null, 1.5, "x", {}] });
+    let kept = [
+        survives(String::from("a\0b😀")),
+        survives(('é', true, (), ((),))),
+        survives((i128::MIN, u128::MAX, i64::MIN, u64::MAX, 0u8, -1i8)),
+        survives((1u128 << 64, -(1i128 << 63) - 1)),
+        survives((f32::MIN_POSITIVE, f64::NEG_INFINITY, -0.0f64, 1.1f32)),
+        survives([1u8; 32]),
+        survives(vec![0u8; 1000]),
+        survives(ByteBuf::from(vec![7; 1000])),
+        survives((1u8, 2u8, 3u8, 4u8, 5u8, 6u8, 7u8, 8u8, 9u8, 10u8, 11u8, 12u8)),
+        survives([None, Some(1), Some(0)]),
+        survives(vec![(), ()]),
+        survives(None::<()>),
+        survives(Ok::<(), String>(())),
+        survives(Err::<(), String>("x".into())),
+        survives(Unit),
+        survives(Newtype(None)),
+        survives(vec![Plain::Unit, Plain::One(1), Plain::Two(1, 2), Plain::Named { x: 1 }]),
+        survives(vec![Plain::Optional(None), Plain::Optional(Some(1)), Plain::Nothing(())]),
+        survives(vec![Some(Plain::Unit), None]),
+        survives(Untagged::Number(-7)),
+        survives(Untagged::Address(at)),
+        survives(Untagged::Text("Orange".into())),
+        survives(Untagged::Pair { left: 1, right: None }),
+        survives(Untagged::List(vec!["x".into()])),
+        survives(Untagged::Nothing),
+        survives(vec![Tagged::Nothing, Tagged::Count { count: 3 }]),
+        survives(Tagged::Address { at, after: Duration::MAX }),
+        survives(Tagged::Map([("x".into(), 1)].into())),
+        survives(Tagged::Bytes { bytes: vec![1, 2].into() }),
+        survives(Tagged::Mixed { letter: 'é', number: 1.1, unit: () }),
+        survives(vec![Adjacent::Optional(None), Adjacent::Optional(Some(1)), Adjacent::Nothing]),
+        survives(Adjacent::Address(at)),
+        survives(Sparse { two: vec![1], three: vec![0, 0], ..Sparse::default() }),
+        survives(Sparse {
+            one: Some(vec![7]),
+            more: [("x".into(), at)].into(),
+            ..Sparse::default()
+        }),
+        survives(vec![None, Some(Sparse::default())]),
+        survives([(Some(1u8), 1u8), (None, 2)].into_iter().collect::<BTreeMap<_, _>>()),
+        survives([((1u8, 'x'), "y".to_owned())].into_iter().collect::<BTreeMap<_, _>>()),
+        survives(json.clone()),
+        survives(serde_json::Value::Null),
+        survives((at, "127.0.0.1:80".parse::<std::net::SocketAddr>().unwrap())),
+        survives(Duration::from_nanos(1)),
+        survives(std::time::SystemTime::now()),
+        survives(std::path::PathBuf::from("/x")),
+        survives(std::ffi::OsString::from("x")),
+        survives((1..3, std::num::Wrapping(3))),
+        survives(deep),
+    ];
+    let lost: Vec<_> = (0..kept.len()).filter(|&at| kept[at] != Some(true)).collect();
+    assert!(kept.len() >= 40 && lost.is_empty(), "of the values above, {lost:?}");
+    // As in JSON, silently.
+    assert_eq!(survives(Some(None::<u8>)), Some(false));
+    assert_eq!(survives(Some(())), Some(false));
+    assert_eq!(survives(Some(Newtype(None))), Some(false));
+    // Refused.
+    assert_eq!(survives(UntaggedBig::Big(1 << 100)), None);
+    assert_eq!(survives(Tagged::Big { big: 1 << 100 }), None);
 }
 
 #[test]
@@ -233,26 +376,81 @@ fn a_pool_hashes_the_files_of_a_directory_in_order() {
     let printed = run(&mut program(&pool, &args)).succeeded();
     let names: Vec<_> = printed.lines().map(|line| line.rsplit('/').next().unwrap()).collect();
     assert!(names.is_sorted() && names.len() == 101, "{printed}");
-    assert!(printed.contains(&format!("is a directory    {}\n", path("50x"))), "{printed}");
-    // A worker that reads this one waits, until it is killed.
-    fifo_at(&path("99x"));
-    let running = Program::start(&mut program(&pool, &args));
-    let mut victim = None;
-    tests::wait_for("a worker to wait", &mut || {
-        let open = |pid: &nix::unistd::Pid| tests::waits_in(*pid, nix::libc::SYS_openat);
-        victim = running.members().into_iter().find(open);
-        victim.is_some()
-    });
-    running.kill(victim.unwrap(), Signal::SIGKILL);
-    let finished = running.finish();
-    assert!(finished.stderr.contains("was killed by SIGKILL"), "{}", finished.stderr);
-    assert!(finished.stderr.contains("worker "), "{}", finished.stderr);
-    assert_eq!(finished.code(), 1);
+    assert!(printed.contains(&format!("not a file        {}\n", path("50x"))), "{printed}");
+    // Neither a FIFO nor a name that is no text holds it up; and nobody need read what it prints.
+    nix::unistd::mkfifo(&*path("99x"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    std::fs::write(dir.path().join(std::ffi::OsStr::from_bytes(b"caf\xe9")), "two").unwrap();
+    let printed = run(&mut program(&pool, &args)).succeeded();
+    assert!(printed.contains(&format!("not a file        {}\n", path("99x"))), "{printed}");
+    assert_eq!(printed.lines().count(), 103);
+    let mut unread = Program::start(&mut program(&pool, &args));
+    unread.close_stdout();
+    unread.finish().succeeded();
     run(&mut program(&pool, &["/nonexistent"])).failed(1, &["read /nonexistent"]);
 }
 
-fn fifo_at(path: &str) {
-    nix::unistd::mkfifo(path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+/// Also while the others still deliver, and long before they are done.
+#[test]
+fn a_pool_notices_a_killed_worker_at_once() {
+    let pool = example(QUEUE, "pool");
+    let dir = tests::temp_dir();
+    std::fs::write(dir.path().join("0"), vec![0; 1 << 20]).unwrap();
+    for i in 1..1000 {
+        std::fs::hard_link(dir.path().join("0"), dir.path().join(i.to_string())).unwrap();
+    }
+    let args = [dir.path().to_str().unwrap()];
+    for worker in ["worker 1", "worker 2", "worker 3"] {
+        let mut running = Program::start(&mut program(&pool, &args));
+        running.line();
+        running.kill(running.role(worker), Signal::SIGKILL);
+        let finished = running.finish();
+        assert!(finished.stdout.lines().count() < 500, "{}", finished.stdout.lines().count());
+        finished.failed(1, &[&format!("{worker} was killed by SIGKILL")]);
+    }
+}
+
+#[test]
+fn a_pool_on_redis_loses_no_job() {
+    let dir = tests::temp_dir();
+    let socket = dir.path().join("redis");
+    let args = ["--port", "0", "--save", "", "--unixsocket", socket.to_str().unwrap()];
+    let mut redis = program("redis-server", &args);
+    if !tests::has("redis-server") {
+        return skip("no redis-server here: install it");
+    }
+    let redis = Program::start(redis.args(["--dir", dir.path().to_str().unwrap()]));
+    let url = format!("redis+unix://{}", socket.display());
+    let pool = example(QUEUE, "redis_pool");
+    tests::wait_for("redis", &mut || std::os::unix::net::UnixStream::connect(&socket).is_ok());
+    let results = (0..100u64).map(|job| format!("{job} squared is {}\n", job * job));
+    let expected = results.collect::<String>() + "100 jobs done, none lost\n";
+    // What one run leaves counts for nothing in the next.
+    for run in ["one", "two"] {
+        let start = |role: &str| Program::start(&mut program(&pool, &[role, &url, run]));
+        let mut workers: Vec<_> = (0..3).map(|_| start("worker")).collect();
+        workers.iter_mut().for_each(|worker| drop(worker.line()));
+        // Each of the roles is killed: the boss before its only command, or after it.
+        let boss = start("boss");
+        boss.kill(boss.pid(), Signal::SIGKILL);
+        boss.finish_killed();
+        assert_eq!(start("boss").finish().succeeded(), "");
+        let collector = start("collector");
+        for _ in 0..2 {
+            let victim = workers.remove(0);
+            victim.kill(victim.pid(), Signal::SIGKILL);
+            victim.finish_killed();
+            workers.push(start("worker"));
+            workers.last_mut().unwrap().line();
+        }
+        collector.kill(collector.pid(), Signal::SIGKILL);
+        collector.finish_killed();
+        assert_eq!(start("collector").finish().succeeded(), expected);
+        workers.into_iter().for_each(|worker| drop(worker.finish().succeeded()));
+    }
+    redis.kill_group(Signal::SIGKILL);
+    redis.finish_killed();
+    run(&mut program(&pool, &["boss", "redis+unix:///nonexistent", "x"])).failed(1, &["Error: "]);
+    run(&mut program(&pool, &["boss"])).failed(1, &["expected: boss, worker or collector"]);
 }
 
 #[test]
@@ -269,6 +467,56 @@ fn the_workers_of_a_channel_end_when_the_boss_has_left() {
 fn a_long_value_goes_through_shared_memory() {
     let printed = run(&mut program(&example(QUEUE, "long_value"), &[])).succeeded();
     assert_eq!(printed, "the sum of 8388608 bytes is 8388608\n");
+    // Killed at any moment, the worker is named, if its reply had not come.
+    for pause in 0..20 {
+        let running = Program::start(&mut program(&example(QUEUE, "long_value"), &[]));
+        let worker = running.role("worker");
+        std::thread::sleep(std::time::Duration::from_millis(pause));
+        let _ = kill(worker, Signal::SIGKILL);
+        let finished = running.finish();
+        let named = finished.stderr.contains("worker was killed by SIGKILL");
+        assert!(finished.code() == 0 || named, "{}", finished.stderr);
+    }
+}
+
+#[test]
+fn the_kernel_s_queue_serves_strangers_in_either_order() {
+    use nix::mqueue::{MQ_OFlag, MqAttr, mq_open, mq_unlink};
+    let mqueue = example(QUEUE, "mqueue");
+    let name = format!("/cnblogs-test-{}", std::process::id());
+    let open = |attributes| {
+        let mode = nix::sys::stat::Mode::S_IRWXU;
+        mq_open(&*name, MQ_OFlag::O_CREAT | MQ_OFlag::O_RDWR, mode, Some(&attributes))
+    };
+    if open(MqAttr::new(0, 3, 100, 0)).err() == Some(nix::errno::Errno::ENOSYS) {
+        return skip("this kernel has no message queues");
+    }
+    let start = |role: &str| Program::start(&mut program(&mqueue, &[role, &name]));
+    for role in ["producer", "consumer"] {
+        let error = format!("{name} holds 3 messages of 100 bytes: somebody else's");
+        start(role).finish().failed(1, &[&error]);
+    }
+    mq_unlink(&*name).unwrap();
+    let put = "put product \"Orange\"\nput product \"Apple\"\nput product \"\"\n";
+    let got = put.replace("put", "got");
+    for first in ["producer", "consumer"] {
+        // What a killed process leaves is the name, and what is in the queue: nothing yet.
+        let waiting = start("consumer");
+        tests::wait_for("the consumer to wait", &mut || {
+            tests::waits_in(waiting.pid(), nix::libc::SYS_mq_timedreceive)
+        });
+        waiting.kill(waiting.pid(), Signal::SIGKILL);
+        waiting.finish_killed();
+        let early = start(first);
+        let (consumer, producer) = match first {
+            "producer" => (start("consumer"), early),
+            _ => (early, start("producer")),
+        };
+        assert_eq!(producer.finish().succeeded(), put);
+        assert_eq!(consumer.finish().succeeded(), got);
+        assert_eq!(mq_unlink(&*name), Err(nix::errno::Errno::ENOENT));
+    }
+    run(&mut program(&mqueue, &["consumer", "/a/b"])).failed(1, &["mq_open /a/b"]);
 }
 
 #[test]

@@ -10,7 +10,7 @@
 //! sender is closed. So each process first closes the ends that are not its own.
 
 use anyhow::{Context, Result, ensure};
-use common::Process;
+use common::{Process, print};
 use ipc_channel::IpcError;
 use ipc_channel::ipc::{self, IpcReceiver, IpcSender};
 
@@ -47,8 +47,7 @@ fn main() -> Result<()> {
         count += 1;
     }
     processes.into_iter().try_for_each(Process::join)?;
-    println!("{count} of {JOBS} jobs done, and all have left");
-    Ok(())
+    print(&format!("{count} of {JOBS} jobs done, and all have left\n"))
 }
 
 fn send_all(jobs: &IpcSender<u64>) -> Result<()> {

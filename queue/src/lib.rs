@@ -1,78 +1,67 @@
 //! A bounded queue between processes, as `multiprocessing.Queue(capacity)` is.
 //!
-//! Any number of processes put values in and get them out, each value once, in order. Create it before
-//! forking; the children inherit it. It needs `tokens.rs` beside it.
+//! Any number of processes put values in and get them out, each value once, in order. Make it before forking.
 //!
 //! ```text
 //!  put: acquire from `free`   ─▶ write the value into the slot ─▶ release to `filled`
 //!  get: acquire from `filled` ─▶ read the value from the slot  ─▶ release to `free`
 //! ```
 //!
-//! The values lie in a file in memory (memfd_create(2)), encoded as CBOR, each in one of `capacity` slots. One pipe
-//! holds, in order, where each free slot starts, another where the value in each filled slot ends: that is all there
-//! is to the queue.
+//! The values lie in a file in memory (memfd_create(2)), each in one of `capacity` slots. One pipe holds, in order, where
+//! each free slot starts, another where the value in each filled slot ends: that is all there is to the queue.
 //!
 //! # Hazards
 //!
-//! - Any process that shares a queue can take any value, including its own. A process that puts a
-//!   request and gets its answer from the *same* queue may get its own request back. So use one
-//!   queue for each direction.
-//! - There is no EOF: a `get` blocks as long as nothing is put, even when every
-//!   producer is gone. Put a value that means "the end", or use [`Queue::get_timeout`].
-//! - A process that is killed inside a `put` or a `get` may leak a slot and lose the value: under full load on two
-//!   CPUs 3 to 25 % of the kills do, more with longer values and on a busier machine. A queue of capacity 1 then
-//!   deadlocks. No value is corrupted, duplicated or reordered by that, and calls with a timeout still return in
-//!   time. Where processes may be killed, a pipe, a socket or an ipc-channel to each of them is the better choice:
-//!   there the kernel reports the death as EOF.
-//! - An `Option` directly inside an `Option` loses a layer, as in JSON: `Some(None)` comes out as `None`, even with
-//!   a newtype between the two. Inside untagged and internally tagged enums and `flatten`, `get` fails for `u128`,
-//!   `i128`, `()` and types with a separate human-readable form, such as `IpAddr`. A value nested more than a
-//!   hundred levels deep may be lost in the same way.
-//! - Deadlock: a process that joins its children before it gets their results blocks forever once there are more of
-//!   them than the queue holds. Get first.
-//! - Each value wakes all processes that wait for one: the queue is made for a few, not for dozens.
-//! - A process that lowers its `ulimit -f` after the queue was made is killed by SIGXFSZ at a `put` beyond the new
-//!   limit. (Checking the limit each time would cost as much as the write.)
-//! - `exec` closes a queue: it is for forked children, not for the programs that they start.
-//! - Bytes are best sent as `serde_bytes::ByteBuf`: serde writes a `Vec<u8>` element by element.
-//!
-//! # Collecting results
-//!
-//! Since there is no EOF, a parent that collects results must check on its workers whenever none comes in time
-//! (`Process::try_wait` of process.rs, or `Child::try_wait`):
-//!
-//! ```text
-//! let result = loop {
-//!     match results.get_timeout(Duration::from_millis(100)) {
-//!         Err(GetError::Empty) => workers.iter_mut().try_for_each(|worker| worker.try_wait().map(drop))?,
-//!         result => break result?,
-//!     }
-//! };
-//! ```
-
-mod tokens;
+//! - Any process takes any value, including its own: use one queue for each direction.
+//! - There is no EOF: a `get` blocks even when every producer is gone. Put a value that means "the end"; or use
+//!   [`Queue::get_timeout`], and look now and then whether the workers live (`Process::try_wait`), as `pool.rs` does.
+//! - A process that is killed inside a `put` or a `get` may leak a slot and lose the value (3 to 25 % of the kills under
+//!   full load); a queue of capacity 1 then deadlocks. Nothing is corrupted, duplicated or reordered, and timeouts hold.
+//!   Where processes may be killed, a pipe or a socket to each of them is better: a death is EOF there.
+//! - Not every value survives: an `Option` directly around what is null, such as `Some(None)` or `Some(())`, comes out
+//!   as `None`, as in JSON. Inside untagged and internally tagged enums and `flatten`, `get` refuses `u128` and `i128`,
+//!   and the value is lost; likewise one that is
+//!   nested more than 1,000 deep. Send bytes as `serde_bytes::ByteBuf`.
+//! - Deadlock: get before you join. A child that has more to put than the queue holds never ends.
+//! - Each value wakes all that wait: with 128 of them a `put` takes 330 µs, with one 20.
+//! - Under a limit on the size of files (`ulimit -f`) a `put` kills the process (SIGXFSZ). `exec` closes a queue.
 
 use std::cell::RefCell;
 use std::fmt::Display;
 use std::fs::File;
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Read, Write};
 use std::marker::PhantomData;
+use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use nix::fcntl::{FallocateFlags, fallocate};
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, OFlag, fallocate};
+use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use nix::sys::resource::{Resource, getrlimit};
+use nix::unistd::pipe2;
+use rmp_serde::{Deserializer, Serializer};
 use serde::{Serialize, de::DeserializeOwned};
 
-use self::tokens::{MAX_TOKENS, Tokens, named};
+/// The most slots: the numbers of so many fit in the smallest pipe, two pages, at any offset in the page. (Before
+/// Linux 5.14 a user with more than a thousand pipes gets smaller ones, which may be too small.)
+const MAX_CAPACITY: usize = 4096 / size_of::<u64>();
+
+/// How far apart the slots start. What is not written takes no memory.
+const STRIDE: u64 = 1 << 40;
+
+/// Up to this length memory is kept for the next value: fresh pages cost more than the copy.
+const MAX_RETAINED: usize = 4 << 20;
+
+thread_local! {
+    /// Where values are encoded and read to.
+    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
 
 /// A bounded queue of values of type `T`, shared by all processes forked after it was made.
 ///
-/// `T` is any type that serde can serialise. A queue is not `Sync`: one thread of each process uses it. A wait
-/// spins for up to 100 µs first, as long as that pays, then it sleeps.
-///
-/// All slots are used in turn, and each keeps up to 4 MiB of memory for the next value, as does each process.
+/// `T` is any type that serde can serialise. A wait spins for up to 50 µs first, where that pays, then it sleeps.
 #[derive(Debug)]
 pub struct Queue<T> {
     /// Where each free slot starts.
@@ -80,10 +69,6 @@ pub struct Queue<T> {
     /// Where the value in each filled slot ends.
     filled: Tokens,
     file: File,
-    /// How far apart the slots start. What is not written takes no memory.
-    stride: u64,
-    /// Where values are encoded, reused: fresh pages cost more than the copy.
-    buffer: RefCell<Vec<u8>>,
     values: PhantomData<fn(T) -> T>,
 }
 
@@ -109,37 +94,20 @@ pub enum GetError {
     Io(#[from] io::Error),
 }
 
-/// The longest value, encoded, if nothing limits the file.
-const MAX_LENGTH: u64 = 1 << 40;
-
-/// Up to this size a slot keeps its memory for the next value: fresh pages cost more than the copy.
-const MAX_RETAINED: usize = 4 * 1024 * 1024;
-
 impl<T: Serialize + DeserializeOwned> Queue<T> {
     /// Makes a queue for up to `capacity` values: `multiprocessing.Queue(capacity)`.
     ///
-    /// Fails with `InvalidInput` when `capacity` is 0 or more than 512. Each slot gets its share of the largest
-    /// file that this process may write now (`ulimit -f`): a value that needs more fails with `FileTooLarge`.
+    /// Fails with `InvalidInput` when `capacity` is 0 or more than 512.
     pub fn new(capacity: usize) -> io::Result<Queue<T>> {
-        if capacity == 0 || capacity > MAX_TOKENS {
-            let what = format!("Queue::new({capacity}): the capacity is 1 to {MAX_TOKENS}");
+        if capacity == 0 || capacity > MAX_CAPACITY {
+            let what = format!("Queue::new({capacity}): the capacity is 1 to {MAX_CAPACITY}");
             return Err(io::Error::new(ErrorKind::InvalidInput, what));
         }
         let file = memfd_create("queue", MFdFlags::MFD_CLOEXEC);
-        let file = file.map_err(|e| named("memfd_create", e.into()))?.into();
-        // Writing past the limit (ulimit -f) would kill the process with SIGXFSZ.
-        let limit = getrlimit(Resource::RLIMIT_FSIZE);
-        let (limit, _) = limit.map_err(|e| named("getrlimit", e.into()))?;
-        let queue = Queue {
-            free: Tokens::new()?,
-            filled: Tokens::new()?,
-            file,
-            stride: MAX_LENGTH.min(limit / capacity as u64),
-            buffer: RefCell::default(),
-            values: PhantomData,
-        };
-        (0..capacity as u64).try_for_each(|index| queue.free.release(index * queue.stride))?;
-        Ok(queue)
+        let file = file.map_err(|errno| named("memfd_create", errno.into()))?.into();
+        let (free, filled) = (Tokens::new()?, Tokens::new()?);
+        (0..capacity as u64).try_for_each(|index| free.release(index * STRIDE))?;
+        Ok(Queue { free, filled, file, values: PhantomData })
     }
 
     /// Puts a value in, and blocks while the queue is full: `Queue.put(value)`.
@@ -184,20 +152,20 @@ impl<T: Serialize + DeserializeOwned> Queue<T> {
 
     /// Puts a value in, or gives it back if no slot became free by the deadline.
     fn put_until(&self, value: T, deadline: Option<Instant>) -> io::Result<Option<T>> {
-        // Encoded before anything is acquired: a value that cannot be encoded changes nothing.
-        let encoded = encode(&value, self.buffer.take())?;
-        let length = encoded.len() as u64;
-        if length >= self.stride {
-            let what = format!("{length} bytes are more than a slot's share of ulimit -f");
-            return Err(named("put", io::Error::new(ErrorKind::FileTooLarge, what)));
-        }
+        // Encoded before anything is acquired: a value that cannot be encoded changes nothing. It has the names of its
+        // fields, so that it can be decoded whatever serde attributes its type has.
+        let mut buffer = BUFFER.take();
+        buffer.clear();
+        let mut to = Serializer::new(&mut buffer).with_struct_map().with_human_readable();
+        value.serialize(&mut to).map_err(invalid)?;
         let Some(slot) = self.free.acquire(deadline)? else {
+            retain(buffer);
             return Ok(Some(value));
         };
-        let written = self.file.write_all_at(&encoded, slot);
-        self.recycle(encoded);
+        let (written, end) = (self.file.write_all_at(&buffer, slot), slot + buffer.len() as u64);
+        retain(buffer);
         match written {
-            Ok(()) => self.filled.release(slot + length).map(|()| None),
+            Ok(()) => self.filled.release(end).map(|()| None),
             Err(error) => self.free.release(slot).and(Err(named("pwrite", error))),
         }
     }
@@ -207,41 +175,93 @@ impl<T: Serialize + DeserializeOwned> Queue<T> {
         let Some(end) = self.filled.acquire(deadline)? else {
             return Ok(None);
         };
-        let length = end % self.stride; // the slot starts at a multiple of it
+        let length = end % STRIDE; // the slot starts at a multiple of it
         let slot = end - length;
-        let mut encoded = self.buffer.take();
-        encoded.resize(length as usize, 0);
-        let read = self.file.read_exact_at(&mut encoded, slot);
+        let mut buffer = BUFFER.take();
+        buffer.resize(length as usize, 0);
+        let read = self.file.read_exact_at(&mut buffer, slot);
         if length > MAX_RETAINED as u64 {
             // Gives the memory of the slot back. If that fails, the next value reuses it.
             let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
-            let _ = fallocate(&self.file, flags, slot as i64, self.stride as i64);
+            let _ = fallocate(&self.file, flags, slot as i64, length as i64);
         }
         self.free.release(slot)?;
         read.map_err(|error| named("pread", error))?;
-        let value = cbor4ii::serde::from_slice(&encoded[PAD..]).map_err(invalid)?;
-        self.recycle(encoded);
+        let mut from = Deserializer::from_read_ref(&buffer).with_human_readable();
+        let value = T::deserialize(&mut from).map_err(invalid)?;
+        retain(buffer);
         Ok(Some(value))
-    }
-
-    /// Keeps a buffer for the next value.
-    fn recycle(&self, buffer: Vec<u8>) {
-        if buffer.capacity() <= MAX_RETAINED {
-            self.buffer.replace(buffer);
-        }
     }
 }
 
-/// How many zeros precede an encoded value. With the 5 bytes that CBOR puts before a long byte string they make 16, so
-/// source and destination of each copy are aligned alike. On AMD's Zen 3 and 4 `rep movsb` takes six times as long if
-/// the destination's offset in its page is 1 to 15 bytes above the source's.
-const PAD: usize = 11;
+/// Keeps a buffer for the next value.
+fn retain(buffer: Vec<u8>) {
+    if buffer.capacity() <= MAX_RETAINED {
+        BUFFER.set(buffer);
+    }
+}
 
-/// Encodes a value with the names of its fields, so that it can be decoded whatever serde attributes
-/// its type has.
-fn encode(value: &impl Serialize, mut buffer: Vec<u8>) -> io::Result<Vec<u8>> {
-    buffer.resize(PAD, 0);
-    cbor4ii::serde::to_vec(buffer, value).map_err(invalid)
+/// Numbers that processes hand to each other: a pipe with the numbers in it. read(2) takes one out, write(2) puts one
+/// in, and poll(2) blocks while there is none. All are 8 bytes long, so Linux never splits one. (A counting semaphore
+/// whose permits are numbered.)
+#[derive(Debug)]
+struct Tokens {
+    read: File,
+    write: File,
+    /// How many waits of this process in a row spun in vain, or did not spin.
+    misses: AtomicU32,
+}
+
+impl Tokens {
+    fn new() -> io::Result<Tokens> {
+        let pipe = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK);
+        let (read, write) = pipe.map_err(|errno| named("pipe2", errno.into()))?;
+        Ok(Tokens { read: read.into(), write: write.into(), misses: AtomicU32::new(0) })
+    }
+
+    /// Takes the oldest number, or `None` if the deadline passed. No deadline: blocks as long as it takes.
+    fn acquire(&self, deadline: Option<Instant>) -> io::Result<Option<u64>> {
+        let mut spin_end = None;
+        loop {
+            let mut token = [0; 8];
+            match (&self.read).read_exact(&mut token) {
+                Ok(()) => {
+                    if spin_end.is_some_and(|end| Instant::now() < end) {
+                        self.misses.store(0, Relaxed);
+                    }
+                    return Ok(Some(u64::from_ne_bytes(token)));
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(error) => return Err(named("read", error)),
+            }
+            // A wake-up on another CPU costs some 50 µs: so spin that long first, but where that is in vain only at the
+            // first miss in a row, the second, the fourth, the eighth …
+            let end = *spin_end.get_or_insert_with(|| {
+                let is_due = (self.misses.fetch_add(1, Relaxed) % 8192 + 1).is_power_of_two();
+                Instant::now() + Duration::from_micros(if is_due { 50 } else { 0 })
+            });
+            if Instant::now() < end.min(deadline.unwrap_or(end)) {
+                continue;
+            }
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            let mut fds = [PollFd::new(self.read.as_fd(), PollFlags::POLLIN)];
+            match ppoll(&mut fds, left.map(Into::into), None) {
+                Ok(0) => return Ok(None),
+                Ok(_) | Err(Errno::EINTR) => {} // another process may take it first
+                Err(errno) => return Err(named("ppoll", errno.into())),
+            }
+        }
+    }
+
+    /// Puts a number in, and wakes the processes that wait for one. Never blocks: all numbers fit in the pipe.
+    fn release(&self, token: u64) -> io::Result<()> {
+        (&self.write).write_all(&token.to_ne_bytes()).map_err(|error| named("write", error))
+    }
+}
+
+/// Names the call that failed.
+fn named(call: &str, error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{call} (queue): {error}"))
 }
 
 fn invalid(error: impl Display) -> io::Error {
@@ -282,7 +302,7 @@ mod tests {
 
     #[test]
     fn a_queue_that_is_not_full_never_makes_a_put_wait() {
-        for capacity in [1, 2, 3, 10, 100, MAX_TOKENS] {
+        for capacity in [1, 2, 3, 10, 100, MAX_CAPACITY] {
             for length in [0, 1, 100, 200, 700, 2000, 7000, 15_000, 60_000, 212_000, 300_000] {
                 let queue = Queue::new(capacity).unwrap();
                 for _ in 0..capacity {
@@ -297,87 +317,36 @@ mod tests {
         }
     }
 
+    /// A queue of 512 must not keep 512 times its longest value.
     #[test]
-    fn a_very_long_value_gives_its_memory_back() {
-        let queue = Queue::new(2).unwrap();
-        for length in [MAX_RETAINED / 2, 3 * MAX_RETAINED] {
-            let value: ByteBuf = (0..length).map(|i| (i % 251) as u8).collect::<Vec<_>>().into();
-            for _ in 0..2 {
-                queue.try_put(value.clone()).unwrap();
-            }
-            for _ in 0..2 {
-                assert!(queue.try_get().unwrap() == value, "{length}");
-            }
-            let held = queue.file.metadata().unwrap().blocks();
-            assert_eq!(held == 0, length > MAX_RETAINED, "{length}: {held} blocks");
-            assert!(queue.buffer.borrow().capacity() <= MAX_RETAINED);
+    fn the_memory_of_a_long_value_is_given_back() {
+        let queue = Queue::new(3).unwrap();
+        for length in [8 << 20, 1 << 20].repeat(3) {
+            queue.put(ByteBuf::from(vec![7; length])).unwrap();
+            assert_eq!(queue.get().unwrap().len(), length);
         }
+        let kept = queue.file.metadata().unwrap().blocks() * 512;
+        assert!(kept < 4 << 20, "{kept} bytes");
+        assert!(BUFFER.take().capacity() <= MAX_RETAINED);
     }
 
-    #[track_caller]
-    fn check_unchanged<T: Serialize + DeserializeOwned + Clone + PartialEq + std::fmt::Debug>(
-        value: T,
-    ) {
-        let queue = Queue::new(1).unwrap();
-        queue.try_put(value.clone()).unwrap();
-        assert_eq!(queue.try_get().unwrap(), value);
-    }
-
+    /// It may be shared by threads, too.
     #[test]
-    fn values_come_out_as_they_went_in_whatever_their_serde_attributes() {
-        #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-        #[serde(untagged)]
-        enum Untagged {
-            Number(i64),
-            Text(String),
-            Pair { left: u8, right: Option<u8> },
-        }
-        check_unchanged(Untagged::Number(-7));
-        check_unchanged(Untagged::Text("Orange".into()));
-        check_unchanged(Untagged::Pair { left: 1, right: Some(2) });
-
-        #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-        #[serde(tag = "kind")]
-        enum Tagged {
-            Nothing,
-            Some { count: u32 },
-        }
-        check_unchanged(vec![Tagged::Nothing, Tagged::Some { count: 3 }]);
-
-        #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-        struct Sparse {
-            #[serde(skip_serializing_if = "Option::is_none")]
-            one: Option<Vec<u8>>,
-            two: Vec<u8>,
-            #[serde(default, skip_serializing_if = "Vec::is_empty")]
-            three: Vec<u8>,
-            #[serde(flatten)]
-            more: std::collections::BTreeMap<String, u8>,
-        }
-        // By position it would come out as { one: [2], two: [], three: [] }, without an error.
-        check_unchanged(Sparse { two: vec![1], three: vec![0, 0], ..Sparse::default() });
-        check_unchanged(Sparse {
-            one: Some(vec![7]),
-            more: [("x".into(), 1)].into(),
-            ..Sparse::default()
+    fn threads_share_a_queue() {
+        let queue = Queue::new(4).unwrap();
+        let sum: u64 = std::thread::scope(|scope| {
+            (0..4)
+                .for_each(|_| drop(scope.spawn(|| (0..1000).for_each(|i| queue.put(i).unwrap()))));
+            let got = [(); 2]
+                .map(|()| scope.spawn(|| (0..2000).map(|_| queue.get().unwrap()).sum::<u64>()));
+            got.into_iter().map(|sum| sum.join().unwrap()).sum()
         });
-
-        check_unchanged((1u128 << 100, -5i128, 1.5f32, f64::MIN, 'é', (), [1u8; 3]));
-        check_unchanged([None, Some(1), Some(0)]);
-        check_unchanged([Some(()), None]);
-        check_unchanged(vec![None, Some(Sparse::default())]);
-        check_unchanged(Some(Job { id: 7, then: None }));
-    }
-
-    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-    struct Job {
-        id: u64,
-        then: Option<Box<Job>>,
+        assert_eq!(sum, 4 * (0..1000).sum::<u64>());
     }
 
     #[test]
     fn a_capacity_that_cannot_be_kept_is_refused() {
-        for capacity in [0, MAX_TOKENS + 1, usize::MAX] {
+        for capacity in [0, MAX_CAPACITY + 1, usize::MAX] {
             let error = Queue::<u8>::new(capacity).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidInput);
             let start = format!("Queue::new({capacity}): ");

@@ -1,0 +1,83 @@
+//! Workers on several machines: Redis holds the jobs.
+//!
+//! ```text
+//!                  jobs           worker 1           results
+//!  boss ── RPUSH ─▶ │ ◀─ BLMOVE ──   …    ── HSET ───▶ │ ◀── HGETALL ── collector
+//!                                 worker n
+//! ```
+//!
+//! Start `redis-server`, and then in any order, and on any host, `cargo run -p queue --example redis_pool worker URL RUN`, as
+//! many as you like, and likewise one `boss` and one `collector`. URL is `redis://[:PASSWORD@]HOST[:PORT]` or
+//! `redis+unix:///path`. RUN is a name for this run: what another one left counts for nothing.
+//!
+//! A worker takes a job by moving it into a list of its own. The collector puts back the jobs of a worker that is gone: so
+//! whichever is killed, no job is lost; some may be done twice, and count once. What was stored goes
+//! a day after a collector is done. (That Redis itself keeps the jobs over a restart is its own setting.)
+
+use std::collections::BTreeMap;
+use std::thread::sleep;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use common::print;
+use redis::Direction::{Left, Right};
+use redis::{Commands, Connection, cmd};
+
+const JOBS: u64 = 100;
+
+fn main() -> Result<()> {
+    let args: Vec<_> = std::env::args().skip(1).collect();
+    let [role, url, run] = &args[..] else {
+        bail!(
+            "expected: boss, worker or collector, the URL of a Redis server, and the name of the RUN"
+        );
+    };
+    let redis = redis::Client::open(url.as_str())?;
+    let mut redis = redis.get_connection_with_timeout(Duration::from_secs(10))?;
+    let key = |what: &str| format!("cnblogs:{run}:{what}");
+    match role.as_str() {
+        "boss" => Ok(redis.rpush(key("jobs"), (0..JOBS).collect::<Vec<_>>())?), // all, or none
+        "worker" => work(&mut redis, &key),
+        "collector" => collect(&mut redis, &key),
+        _ => bail!("{role}: expected boss, worker or collector"),
+    }
+}
+
+fn work(redis: &mut Connection, key: &dyn Fn(&str) -> String) -> Result<()> {
+    // Redis knows by this number whether we are still connected.
+    let id: u64 = cmd("CLIENT").arg("ID").query(redis)?;
+    let doing = key(&format!("doing:{id}"));
+    redis.sadd::<_, _, ()>(key("workers"), id)?;
+    print(&format!("worker {id}\n"))?;
+    while redis.hlen::<_, u64>(key("results"))? < JOBS {
+        // Blocks until there is a job, or looks again whether all are done.
+        let job: Option<u64> = redis.blmove(key("jobs"), &doing, Left, Right, 1.0)?;
+        let Some(job) = job else { continue };
+        sleep(Duration::from_millis(5)); // stands for work
+        redis.hset::<_, _, _, ()>(key("results"), job, job * job)?;
+        redis.lrem::<_, _, ()>(&doing, 1, job)?;
+    }
+    Ok(())
+}
+
+fn collect(redis: &mut Connection, key: &dyn Fn(&str) -> String) -> Result<()> {
+    while redis.hlen::<_, u64>(key("results"))? < JOBS {
+        for id in redis.smembers::<_, Vec<u64>>(key("workers"))? {
+            if cmd("CLIENT").arg(("LIST", "ID", id)).query::<String>(redis)?.is_empty() {
+                let doing = key(&format!("doing:{id}"));
+                let mut put_back =
+                    || redis.lmove::<_, _, Option<u64>>(&doing, key("jobs"), Right, Left);
+                while put_back()?.is_some() {}
+                redis.srem::<_, _, ()>(key("workers"), id)?;
+            }
+        }
+        sleep(Duration::from_millis(100)); // Redis has no event for a client that has gone
+    }
+    for (job, result) in redis.hgetall::<_, BTreeMap<u64, u64>>(key("results"))? {
+        print(&format!("{job} squared is {result}\n"))?;
+    }
+    for what in ["jobs", "results", "workers"] {
+        redis.expire::<_, ()>(key(what), 24 * 60 * 60)?;
+    }
+    print(&format!("{JOBS} jobs done, none lost\n"))
+}
