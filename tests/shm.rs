@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use nix::sys::signal::Signal;
-use shm::{Reader, Writer};
+use shm::{Pair, Semaphore, Side};
 use tests::{
     Program, check_accidents, check_console_blocks, check_kills, check_story, check_usage, example,
     give_to_nobody, normalised, numbers, program, readme_shows, run, skip, succeeds, with_tmpfs,
@@ -34,9 +34,12 @@ fn errors_name_the_killed_process() {
 #[test]
 fn bad_arguments_are_refused() {
     check_usage(SHM, "shm");
-    let error = "shm_open cnblogs: a name is a slash, and up to 255 bytes without one";
-    run(&mut program(SHM, &["reader", "cnblogs"])).failed(2, &[error]);
+    let error = "shm_open /cn/blogs: Invalid argument";
+    run(&mut program(SHM, &["reader", "/cn/blogs"])).failed(2, &[error]);
 }
+
+/// The text, and the story's two semaphores.
+const PAGE: usize = 1024 + 16;
 
 /// One role in a terminal of its own, meeting the other at a name that no other test uses.
 fn role(role: &str, test: &str) -> Program {
@@ -85,7 +88,7 @@ fn each_notices_that_the_other_was_killed() {
         let writer = stopped_role("writer", &test, &["write \"Hello\""]);
         writer.kill(writer.role(victim), Signal::SIGKILL);
         writer.finish_killed();
-        let gone = format!("read {}: the writer is gone", name(&test));
+        let gone = format!("wait {}: the writer is gone", name(&test));
         reader.finish().failed(1, &[&gone]);
         assert!(!exists(&test));
     }
@@ -95,7 +98,7 @@ fn each_notices_that_the_other_was_killed() {
         let reader = stopped_role("reader", &test, &[]);
         reader.kill(reader.role(victim), Signal::SIGKILL);
         reader.finish_killed();
-        let gone = format!("flush {}: the reader is gone", name(&test));
+        let gone = format!("wait {}: the reader is gone", name(&test));
         writer.finish().failed(1, &[&gone]);
         assert!(!exists(&test));
     }
@@ -120,15 +123,15 @@ fn strangers_in_other_pid_namespaces_meet_and_notice_a_death() {
         let pair = [role(outside, &test), contained(inside, &test)];
         pair.into_iter().for_each(|program| drop(program.finish().succeeded()));
 
-        let mut reader = Reader::open(&name(&test), 1024).unwrap();
+        let reader = Pair::open(&name(&test), PAGE, Side::Reader).unwrap();
         let writer = contained("writer", &test);
-        assert_eq!(*reader.read(None).unwrap(), *b"Hello");
+        let filled = Semaphore::new(&reader.words()[128]);
+        reader.wait(filled).unwrap();
+        assert_eq!(reader.read(6), b"Hello\0");
         writer.kill_group(Signal::SIGKILL);
         writer.finish_killed();
-        while reader.read(None).is_ok() {}
-        let gone = format!("read {}: the writer is gone", name(&test));
-        assert_eq!(reader.read(None).unwrap_err().to_string(), gone);
-        drop(reader);
+        let gone = format!("wait {}: the writer is gone", name(&test));
+        assert_eq!(reader.wait(filled).unwrap_err().to_string(), gone);
         assert!(!exists(&test));
     }
 }
@@ -147,12 +150,12 @@ fn what_a_killed_run_leaves_is_replaced() {
     assert!(!exists(test));
 }
 
-/// The first is stopped before it has used the mailbox, and started again.
+/// The first is stopped before its first message, and started again.
 #[test]
 fn a_peer_that_leaves_before_its_first_message_is_noticed() {
     for (first, second) in [("reader", "writer"), ("writer", "reader")] {
         let test = format!("early-{first}");
-        // Where this line is to be printed, it has opened the mailbox, and no more.
+        // Where this line is to be printed, it has come, and no more.
         let stopped = Program::start_stopped_at(&mut program(SHM, &[first, &name(&test)]), 0);
         let other = role(second, &test);
         stopped.kill_group(Signal::SIGINT);
@@ -172,19 +175,12 @@ fn a_peer_that_leaves_before_its_first_message_is_noticed() {
 fn a_pair_can_be_started_while_the_last_one_leaves() {
     for leaves_first in [0, 1] {
         let test = format!("next-{leaves_first}");
-        let mut writer = Writer::open(&name(&test), 1024).unwrap();
-        let mut reader = Reader::open(&name(&test), 1024).unwrap();
-        writer.write(b"", None).unwrap();
-        assert_eq!(*reader.read(None).unwrap(), *b"");
-        let (mut writer, mut reader) = (Some(writer), Some(reader));
-        if leaves_first == 0 {
-            drop(writer.take())
-        } else {
-            drop(reader.take())
-        }
-        let pair = [role("writer", &test), role("reader", &test)];
-        drop((writer, reader));
-        pair.into_iter().for_each(|program| drop(program.finish().succeeded()));
+        let mut pair = [Side::Writer, Side::Reader]
+            .map(|side| Some(Pair::open(&name(&test), PAGE, side).unwrap()));
+        drop(pair[leaves_first].take());
+        let next = [role("writer", &test), role("reader", &test)];
+        drop(pair);
+        next.into_iter().for_each(|program| drop(program.finish().succeeded()));
         assert!(!exists(&test));
     }
 }
@@ -204,17 +200,19 @@ fn a_second_reader_does_not_end_the_wait_of_the_first() {
     }
 }
 
+/// Two that have met have no name any more: a third waits for a fourth, and leaves nothing.
 #[test]
-fn a_second_reader_is_refused() {
-    let test = "second";
+fn a_third_meets_nobody_by_accident() {
+    let test = "third";
     let writer = role("writer", test);
     let first = stopped_role("reader", test, &[]); // with "Hello" in its hands
-    let second = run(&mut program(SHM, &["reader", &name(test)]));
-    let in_use = format!("open {}: it has a reader already", name(test));
-    second.failed(1, &[&in_use]);
+    let third = role("reader", test);
+    assert!(exists(test));
+    third.kill_group(Signal::SIGTERM);
+    assert_eq!(third.finish().code(), 143);
+    assert!(!exists(test));
     first.finish().succeeded();
     writer.finish().succeeded();
-    assert!(!exists(test));
 }
 
 #[test]
@@ -263,13 +261,13 @@ fn errors_name_the_killed_process_of_a_demonstration() {
 }
 
 #[test]
-fn memory_that_is_not_a_mailbox_of_ours_is_left_alone() {
+fn other_memory_is_left_alone() {
     let test = "foreign";
     let path = Path::new("/dev/shm").join(&name(test)[1..]);
     for content in ["", "precious", &"precious".repeat(1000)] {
         fs::write(&path, content).unwrap();
         for role in ["writer", "reader"] {
-            let error = format!("open {}: not a mailbox", name(test));
+            let error = format!("open {}: it has {} bytes", name(test), content.len());
             run(&mut program(SHM, &[role, &name(test)])).failed(1, &[&error]);
         }
         assert_eq!(fs::read_to_string(&path).unwrap(), content);
@@ -282,13 +280,7 @@ fn memory_that_is_not_a_mailbox_of_ours_is_left_alone() {
     }
     fs::remove_file(&path).unwrap();
     let long = format!("/{}", "x".repeat(300));
-    run(&mut program(SHM, &["reader", &long])).failed(2, &["up to 255 bytes"]);
-}
-
-#[test]
-fn a_limit_on_files_is_an_error() {
-    let mut command = program("sh", &["-c", "ulimit -f 0; exec \"$0\"", SHM]);
-    run(&mut command).failed(1, &["posix_fallocate /cnblogs-", ": File too large"]);
+    run(&mut program(SHM, &["reader", &long])).failed(2, &["shm_open /xxx"]);
 }
 
 #[test]
@@ -305,13 +297,15 @@ fn without_memory_it_fails_before_it_is_touched() {
 #[test]
 fn readers_get_the_newest_value_and_never_a_torn_one() {
     let latest = example(SHM, "latest");
+    let memory = name("latest");
+    let path = Path::new("/dev/shm").join(&memory[1..]);
     let start = |role: &str, line: &str| {
-        let mut program = Program::start(&mut program(&latest, &[role]));
+        let mut program = Program::start(&mut program(&latest, &[role, &memory]));
         program.line_with(line);
         program
     };
-    let (reads, writes) =
-        ("reads /cnblogs-latest, as soon as there is a writer", "writes /cnblogs-latest");
+    let reads = format!("reads {memory}, as soon as there is a writer");
+    let writes = format!("writes {memory}");
     let value = |reader: &mut Program| {
         let line = reader.line();
         let [x, y, z]: [f64; 3] =
@@ -320,34 +314,161 @@ fn readers_get_the_newest_value_and_never_a_torn_one() {
         x
     };
     // In either order, and any number of readers.
-    let mut readers = vec![start("reader", reads)];
-    let mut writer = start("writer", writes);
-    readers.push(start("reader", reads));
+    let mut readers = vec![start("reader", &reads)];
+    let mut writer = start("writer", &writes);
+    readers.push(start("reader", &reads));
     for reader in &mut readers {
         let values: Vec<f64> = (0..100).map(|_| value(reader)).collect();
         assert!(values.is_sorted(), "{values:?}");
     }
-    run(&mut program(&latest, &["writer"])).failed(1, &["error: another writer runs"]);
-    // Killed at any moment, also while it writes.
-    for _ in 0..10 {
+    let error = format!("another writer runs: {memory} is locked");
+    run(&mut program(&latest, &["writer", &memory])).failed(1, &[&error]);
+    // Killed at any moment, also while it writes, and started again at once.
+    for _ in 0..20 {
         writer.kill(writer.pid(), Signal::SIGKILL);
-        writer.finish_killed();
-        writer = start("writer", writes);
+        let next = start("writer", &writes);
+        std::mem::replace(&mut writer, next).finish_killed();
         // The new one begins at 0.
         readers.iter_mut().for_each(|reader| while value(reader) > 50.0 {});
     }
+    for (signal, code) in [
+        (Signal::SIGINT, 130),
+        (Signal::SIGQUIT, 131),
+        (Signal::SIGTERM, 143),
+        (Signal::SIGHUP, 129),
+    ] {
+        writer.kill_group(signal);
+        assert_eq!(writer.finish().code(), code);
+        assert!(!path.exists());
+        writer = start("writer", &writes);
+        readers.iter_mut().for_each(|reader| while value(reader) > 50.0 {});
+    }
     writer.kill_group(Signal::SIGINT);
-    assert_eq!(writer.finish().code(), 130);
-    assert!(!Path::new("/dev/shm/cnblogs-latest").exists());
-    let writer = start("writer", writes);
-    readers.iter_mut().for_each(|reader| while value(reader) > 50.0 {});
-    writer.kill_group(Signal::SIGTERM);
-    assert_eq!(writer.finish().code(), 143);
+    writer.finish();
     for reader in readers {
         reader.kill_group(Signal::SIGINT);
         assert_eq!(reader.finish().code(), 130);
     }
-    run(&mut program(&latest, &[])).failed(1, &["error: expected: writer or reader"]);
+    run(&mut program(&latest, &[])).failed(1, &["Error: expected: writer or reader"]);
+}
+
+/// What lies under a name need not be of this version, nor complete.
+#[test]
+fn what_was_left_under_the_name_is_made_anew_or_said() {
+    let latest = example(SHM, "latest");
+    let memory = name("latest-left");
+    let path = Path::new("/dev/shm").join(&memory[1..]);
+    for size in [0, 16, 4096] {
+        fs::File::create(&path).unwrap().set_len(size).unwrap();
+        if size > 0 {
+            let error = format!("{memory} is another version's: it has {size} bytes");
+            run(&mut program(&latest, &["reader", &memory])).failed(1, &[&error]);
+        }
+        let mut writer = Program::start(&mut program(&latest, &["writer", &memory]));
+        writer.line_with(&format!("writes {memory}"));
+        // Its output is closed after a line: no reason to fail.
+        let reads = "\"$0\" reader \"$1\" | tail -n +2 | head -1";
+        let printed = run(&mut program("sh", &["-c", reads, &latest, &memory])).succeeded();
+        assert_eq!(numbers(&printed).len(), 3, "{printed}");
+        writer.kill_group(Signal::SIGTERM);
+        assert_eq!(writer.finish().code(), 143);
+        assert!(!path.exists());
+    }
+    fs::File::create(&path).unwrap();
+    if give_to_nobody(&path) {
+        for role in ["writer", "reader"] {
+            let error = "belongs to user 65534";
+            run(&mut program(&latest, &[role, &memory])).failed(1, &[error]);
+        }
+    } else {
+        skip("another user's memory (only root can make that)");
+    }
+    fs::remove_file(&path).unwrap();
+    run(&mut program(&latest, &["reader", "/a/b"])).failed(1, &["shm_open /a/b"]);
+    run(&mut program(&latest, &["writer", "/../x"])).failed(1, &["shm_open /../x"]);
+}
+
+#[test]
+fn frames_reach_any_number_of_viewers_and_none_holds_up_the_camera() {
+    let frames = example(SHM, "frames");
+    let dir = tests::temp_dir();
+    let path = dir.path().join("socket").to_str().unwrap().to_owned();
+    let start = |role: &str| Program::start(&mut program(&frames, &[role, &path]));
+    for (signal, code) in [
+        (Signal::SIGHUP, 129),
+        (Signal::SIGINT, 130),
+        (Signal::SIGQUIT, 131),
+        (Signal::SIGTERM, 143),
+    ] {
+        let mut camera = start("camera");
+        camera.line_with(&format!("waits for viewers at {path}"));
+        let mut viewers = [(); 3].map(|()| start("viewer"));
+        let show = |viewer: &mut Program| {
+            assert!(viewer.line().starts_with("6220800 bytes of "));
+        };
+        viewers.iter_mut().for_each(show);
+        // One is stopped, one is killed, and the output of one is closed.
+        let [mut stopped, killed, mut closed] = viewers;
+        stopped.kill(stopped.pid(), Signal::SIGSTOP);
+        killed.kill(killed.pid(), Signal::SIGKILL);
+        killed.finish_killed();
+        closed.close_stdout();
+        closed.finish().succeeded();
+        let mut last = start("viewer");
+        (0..5).for_each(|_| show(&mut last));
+        // No more memory is in flight than a frame for each viewer.
+        let files = || tests::list(format!("/proc/{}/fd", camera.pid())).len();
+        tests::wait_for("those that are gone to be closed", &mut || files() <= 9);
+        stopped.kill(stopped.pid(), Signal::SIGCONT);
+        show(&mut stopped);
+        camera.kill(camera.pid(), signal);
+        assert_eq!(camera.finish().code(), code);
+        for viewer in [stopped, last] {
+            assert!(viewer.finish().succeeded().ends_with("the camera is gone\n"));
+        }
+        assert_eq!(tests::list(dir.path()), [""; 0], "left behind");
+    }
+    let error = format!("connect unix:{path}: No such file or directory");
+    start("viewer").finish().failed(1, &[&error]);
+}
+
+/// Only what is sealed may be looked at as bytes.
+#[test]
+fn a_viewer_refuses_what_is_not_sealed() {
+    use nix::sys::memfd::{MFdFlags, memfd_create};
+    use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+    use std::io::{IoSlice, Read};
+    use std::os::fd::AsRawFd;
+    let frames = example(SHM, "frames");
+    let dir = tests::temp_dir();
+    let path = dir.path().join("socket");
+    let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let memory = |size| {
+        let memory = fs::File::from(memfd_create("x", MFdFlags::MFD_ALLOW_SEALING).unwrap());
+        memory.set_len(size).unwrap();
+        memory
+    };
+    let (unsealed, short, file) =
+        (memory(6_220_800), memory(100), fs::File::open("/dev/null").unwrap());
+    let seals = nix::fcntl::SealFlag::F_SEAL_WRITE | nix::fcntl::SealFlag::F_SEAL_SHRINK;
+    nix::fcntl::fcntl(&short, nix::fcntl::FcntlArg::F_ADD_SEALS(seals)).unwrap();
+    for (files, error) in [
+        (&[][..], "a message with 0 descriptors"),
+        (&[&unsealed], "a frame is not sealed"),
+        (&[&file], "a frame is not sealed"),
+        (&[&short], "a frame of 100 bytes, not 6220800"),
+        (&[&short, &short], "a message with 2 descriptors"),
+    ] {
+        let viewer = Program::start(&mut program(&frames, &["viewer", path.to_str().unwrap()]));
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.read_exact(&mut [0]).unwrap();
+        let descriptors: Vec<_> = files.iter().map(|file| file.as_raw_fd()).collect();
+        let rights = [ControlMessage::ScmRights(&descriptors)];
+        let rights = if files.is_empty() { &[][..] } else { &rights[..] };
+        let bytes = [IoSlice::new(b"!")];
+        sendmsg::<()>(stream.as_raw_fd(), &bytes, rights, MsgFlags::empty(), None).unwrap();
+        viewer.finish().failed(1, &[error]);
+    }
 }
 
 #[test]

@@ -17,23 +17,24 @@ const COUNTS: u64 = 10_000;
 
 pub fn run() -> Result<()> {
     block_signals()?;
-    let (without, all) = (race(None)?, 2 * COUNTS);
+    let (without, all) = (race(false)?, 2 * COUNTS);
     say!("without a semaphore: {without} of {all} counts, {} lost", all - without)?;
 
-    // A semaphore with the value 1: one process at a time.
-    let mutex = Semaphore::new(1)?;
-    let with = race(Some(&mutex))?;
+    let with = race(true)?;
     say!("with a semaphore:    {with} of {all} counts")?;
     ensure!(with == all, "the semaphore let two processes in at a time");
     Ok(())
 }
 
 /// Lets two processes count, and returns how far they got.
-fn race(mutex: Option<&Semaphore>) -> Result<u64> {
-    let memory = SharedMemory::create(&unique_name(NAME), 16)?;
-    let [counter, arrived] = memory.words() else {
-        unreachable!("16 bytes are two words");
+fn race(with_semaphore: bool) -> Result<u64> {
+    let memory = SharedMemory::create(&unique_name(NAME), 24)?;
+    let [counter, arrived, semaphore] = memory.words() else {
+        unreachable!("24 bytes are three words");
     };
+    // With the value 1: one process at a time.
+    let mutex = with_semaphore.then(|| Semaphore::new(semaphore));
+    mutex.inspect(Semaphore::post);
     let body = || {
         for i in 0..COUNTS {
             if let Some(mutex) = mutex {

@@ -1,131 +1,107 @@
 //! A counting semaphore in shared memory: what the article asks for to keep access in order.
 //!
-//! It needs `memory.rs` beside it. A semaphore is a number that never falls below zero, and a place to sleep while
-//! it is zero: [`Semaphore::wait`] subtracts one, [`Semaphore::post`] adds one (sem_wait(3), sem_post(3);
-//! `multiprocessing.Semaphore`'s `acquire` and `release`). The number is an atomic in the page; the place to sleep
+//! This file needs no other: copy it with `nix`. A semaphore is a number that never falls below zero, and a place to
+//! sleep while it is zero: [`Semaphore::wait`] subtracts one, [`Semaphore::post`] adds one (sem_wait(3), sem_post(3);
+//! `multiprocessing.Semaphore`'s `acquire` and `release`). The number is an atomic in the memory; the place to sleep
 //! is futex(2), which glibc's `sem_t` uses, too. Unlike sem_timedwait(3) it does not go by the wall clock, which
 //! may be set back.
 
-#![expect(unsafe_code, reason = "futex(2) takes an address, and the page is raw memory")]
+#![expect(unsafe_code, reason = "futex(2) takes an address")]
 
-use std::io;
-use std::io::ErrorKind::TimedOut;
-use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
+use std::io::{self, ErrorKind};
+use std::ptr;
+use std::sync::atomic::{
+    AtomicU32, AtomicU64,
+    Ordering::{Relaxed, SeqCst},
+};
 use std::time::{Duration, Instant};
 
 use nix::libc;
-use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::time::TimeSpec;
 
-use super::memory::{Object, SharedMemory, failed, named};
-
-/// A counting semaphore that forked processes share.
+/// A counting semaphore: one word of memory that several processes map. Zero, as in new memory, is the value 0.
 ///
 /// With the value 1 it is a lock: wait, use what is shared, post. It cannot detect that the process that should
 /// post was killed: give each wait a timeout, or supervise the processes.
-#[derive(Debug)]
-pub struct Semaphore {
-    memory: SharedMemory,
+#[derive(Clone, Copy, Debug)]
+pub struct Semaphore<'a> {
+    /// The value, in units of `ONE`, and below it how many sleep or are about to: with none, a post needs no system
+    /// call. A killed one stays counted, which costs that system call.
+    word: &'a AtomicU64,
 }
 
-impl Semaphore {
-    /// Makes a semaphore for the processes forked from now on, which inherit it: `multiprocessing.Semaphore(value)`.
-    ///
-    /// It has no name, so nothing is left behind. Fails as memfd_create(2) and posix_fallocate(3) do.
-    pub fn new(value: u32) -> io::Result<Semaphore> {
-        let (name, size) = ("semaphore", size_of::<Futex>() as u64);
-        let file = memfd_create(name, MFdFlags::MFD_CLOEXEC);
-        let file = file.map_err(|errno| named("memfd_create", name, errno.into()))?.into();
-        let object = Object { name: name.to_owned(), file, owner: None };
-        object.reserve(size)?;
-        let semaphore = Semaphore { memory: object.map(size)? };
-        semaphore.futex().value.store(value, SeqCst);
-        Ok(semaphore)
+/// How long a wait spins before it sleeps.
+const SPIN: Duration = Duration::from_micros(50);
+
+/// How long a wait sleeps before it looks again.
+const SLICE: Duration = Duration::from_millis(250);
+
+/// One of the value, which is the upper half of the word: it cannot run over into the sleepers.
+const ONE: u64 = 1 << 32;
+
+/// How many waits of this process in a row spun in vain, or did not spin.
+static MISSES: AtomicU32 = AtomicU32::new(0);
+
+impl Semaphore<'_> {
+    /// The semaphore that `word` is, for instance one of `SharedMemory::words`.
+    pub fn new(word: &AtomicU64) -> Semaphore<'_> {
+        Semaphore { word }
     }
 
     /// Waits until the value is positive, then decrements it. Blocks up to `timeout` (`None`: as long as it takes).
     ///
     /// Fails with `TimedOut`.
     pub fn wait(&self, timeout: Option<Duration>) -> io::Result<()> {
-        let (futex, deadline) = (self.futex(), deadline(timeout));
-        // Whatever ends the sleep (a post, a signal, the time), look again: another process may have won.
-        while futex.value.fetch_update(SeqCst, SeqCst, |value| value.checked_sub(1)).is_err() {
-            if !futex.sleep(0, left(deadline)) {
-                return Err(failed("wait", "semaphore", TimedOut, "nobody posted in time"));
+        let take = || self.word.fetch_update(SeqCst, SeqCst, |word| word.checked_sub(ONE)).is_ok();
+        if take() {
+            return Ok(());
+        }
+        let start = Instant::now();
+        let deadline = timeout.and_then(|timeout| start.checked_add(timeout));
+        // A wake-up on another CPU costs some 50 µs: so spin that long first. But where that is in vain (a slow peer, or
+        // one on the same CPU), only at the first miss in a row, the second, the fourth, the eighth …
+        if (MISSES.fetch_add(1, Relaxed) % 8192 + 1).is_power_of_two() {
+            let end = start + SPIN.min(timeout.unwrap_or(SPIN));
+            while Instant::now() < end {
+                if (0..20).any(|_| take()) {
+                    MISSES.store(0, Relaxed);
+                    return Ok(());
+                }
             }
+        }
+        // Whatever ends the sleep (a post, a signal, the time), look again: another process may have won.
+        while !take() {
+            let left = deadline.map_or(SLICE, |end| end.saturating_duration_since(Instant::now()));
+            if left.is_zero() {
+                let what = "semaphore: nobody posted in time";
+                return Err(io::Error::new(ErrorKind::TimedOut, what));
+            }
+            self.word.fetch_add(1, SeqCst);
+            // The kernel sleeps only if the value is still 0. The process that should wake us may be killed after its post, and
+            // one that was woken instead of us before it takes: so nobody sleeps for longer than SLICE.
+            self.futex(libc::FUTEX_WAIT, 0, Some(left.min(SLICE)));
+            self.word.fetch_sub(1, SeqCst);
         }
         Ok(())
     }
 
-    /// Adds one, and wakes a process that waits for it. Never blocks.
-    ///
-    /// # Panics
-    ///
-    /// If the value is `u32::MAX`, and would come round to 0 (sem_post(3): EOVERFLOW).
+    /// Adds one, and wakes a process that waits for it. Never blocks. (After 2³² posts that nobody took it begins at 0.)
     pub fn post(&self) {
-        let one_more = |value: u32| value.checked_add(1);
-        let posted = self.futex().value.fetch_update(SeqCst, SeqCst, one_more);
-        assert!(posted.is_ok(), "post: the semaphore's value is at its maximum");
-        self.futex().wake();
-    }
-
-    fn futex(&self) -> &Futex {
-        // SAFETY: the mapping has the size of a futex, starts at a page, and lives as long as
-        // `self`; both fields are atomics, of which any bytes are valid. Not covered: a
-        // process that writes nonsense over it; waits may then end early or never.
-        unsafe { &*self.memory.pointer().cast() }
-    }
-}
-
-/// A number in memory that several processes map, and a place to sleep until it changes.
-#[derive(Debug, Default)]
-#[repr(C)]
-pub(crate) struct Futex {
-    pub(crate) value: AtomicU32,
-    /// How many sleep, or are about to; with none, waking needs no system call. A killed one stays counted,
-    /// which costs that system call.
-    sleepers: AtomicU32,
-}
-
-impl Futex {
-    /// Wakes a process that sleeps, after the value was changed. It sees all that we wrote before.
-    pub(crate) fn wake(&self) {
-        if self.sleepers.load(SeqCst) > 0 {
+        if self.word.fetch_add(ONE, SeqCst) as u32 > 0 {
             self.futex(libc::FUTEX_WAKE, 1, None);
         }
     }
 
-    /// Sleeps while the value is `value`, and no longer than `timeout` (`None`: as long as it takes). A change that
-    /// came before is not missed. May return early. False, without having slept, if there is no time.
-    pub(crate) fn sleep(&self, value: u32, timeout: Option<Duration>) -> bool {
-        if timeout == Some(Duration::ZERO) {
-            return false;
-        }
-        self.sleepers.fetch_add(1, SeqCst);
-        self.futex(libc::FUTEX_WAIT, value, timeout);
-        self.sleepers.fetch_sub(1, SeqCst);
-        true
-    }
-
-    /// futex(2) on the value, between processes.
-    fn futex(&self, operation: i32, value: u32, timeout: Option<Duration>) {
+    /// futex(2) on the value, the upper half of the word, between processes.
+    fn futex(&self, operation: i32, number: u32, timeout: Option<Duration>) {
+        let value =
+            self.word.as_ptr().cast::<u32>().wrapping_add(cfg!(target_endian = "little").into());
         let timeout = timeout.map(TimeSpec::from);
-        let timeout =
-            timeout.as_ref().map_or(std::ptr::null(), |time| std::ptr::from_ref(time.as_ref()));
+        let timeout = timeout.as_ref().map_or(ptr::null(), |time| ptr::from_ref(time.as_ref()));
         // SAFETY: both addresses are valid for the length of the call (or null), and the kernel writes to
         // neither. Not covered: a process that wakes others at random; they look again, and no more.
-        unsafe { libc::syscall(libc::SYS_futex, self.value.as_ptr(), operation, value, timeout) };
+        unsafe { libc::syscall(libc::SYS_futex, value, operation, number, timeout) };
     }
-}
-
-/// When a timeout that begins now is over. One that the clock cannot express is as good as none.
-pub(crate) fn deadline(timeout: Option<Duration>) -> Option<Instant> {
-    timeout.and_then(|timeout| Instant::now().checked_add(timeout))
-}
-
-/// How much time is left.
-pub(crate) fn left(deadline: Option<Instant>) -> Option<Duration> {
-    deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()))
 }
 
 #[cfg(test)]
@@ -135,34 +111,27 @@ mod tests {
     #[test]
     fn a_semaphore_counts() {
         let soon = Some(Duration::from_millis(2));
-        let semaphore = Semaphore::new(2).unwrap();
+        let word = AtomicU64::new(2 * ONE);
+        let semaphore = Semaphore::new(&word);
         semaphore.wait(None).unwrap();
         semaphore.wait(soon).unwrap();
         let error = semaphore.wait(soon).unwrap_err();
-        assert_eq!(error.kind(), TimedOut);
-        assert_eq!(error.to_string(), "wait semaphore: nobody posted in time");
+        assert_eq!(error.kind(), ErrorKind::TimedOut);
+        assert_eq!(error.to_string(), "semaphore: nobody posted in time");
         semaphore.post();
         semaphore.wait(Some(Duration::ZERO)).unwrap();
         semaphore.wait(Some(Duration::ZERO)).unwrap_err();
     }
 
     #[test]
-    #[should_panic(expected = "post: the semaphore's value is at its maximum")]
-    fn a_post_too_many_is_not_lost_silently() {
-        Semaphore::new(u32::MAX).unwrap().post();
-    }
-
-    #[test]
     fn no_post_is_lost() {
         const TIMES: usize = 100_000;
-        let [ping, pong] = [(); 2].map(|()| Semaphore::new(0).unwrap());
+        let words = [(); 2].map(|()| AtomicU64::new(0));
+        let [ping, pong] = words.each_ref().map(Semaphore::new);
         std::thread::scope(|scope| {
             scope.spawn(|| (0..TIMES).for_each(|_| (ping.wait(None).unwrap(), pong.post()).1));
             scope.spawn(|| (0..TIMES).for_each(|_| (ping.post(), pong.wait(None).unwrap()).1));
         });
-        for semaphore in [ping, pong] {
-            semaphore.wait(Some(Duration::ZERO)).unwrap_err();
-            assert_eq!(semaphore.futex().sleepers.load(SeqCst), 0);
-        }
+        assert_eq!(words.map(AtomicU64::into_inner), [0, 0]);
     }
 }
