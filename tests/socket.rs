@@ -36,10 +36,10 @@ fn errors_name_the_killed_process() {
 fn bad_arguments_are_refused() {
     check_usage(SOCKET, "socket");
     for role in ["server", "client"] {
-        let error = "address '9000': expected HOST:PORT, [IPV6]:PORT or unix:/PATH\n";
-        run(&mut program(SOCKET, &[role, "9000"])).failed(2, &[error]);
-        let error = "address 'localhost:99999': a port is a number up to 65535\n";
-        run(&mut program(SOCKET, &[role, "localhost:99999"])).failed(2, &[error]);
+        for address in ["9000", "localhost:99999", "unix:"] {
+            let error = format!("{address}: expected HOST:PORT, [IPV6]:PORT or unix:/PATH\n");
+            run(&mut program(SOCKET, &[role, address])).failed(2, &[&error]);
+        }
     }
 }
 
@@ -99,7 +99,9 @@ fn two_terminals_over_every_kind_of_address() {
         ];
         assert_eq!(printed, expected);
         let printed = stop(server);
-        assert!(printed.contains("client 1: connected\n"), "{printed}");
+        let user = format!("client 1: connected, user {}, process ", nix::unistd::geteuid());
+        let connected = if address == unix { user.as_str() } else { "client 1: connected\n" };
+        assert!(printed.contains(connected), "{printed}");
     }
     assert_eq!(list(dir.path()), [""; 0], "left behind");
 }
@@ -350,24 +352,24 @@ fn a_socket_file_is_private_and_never_somebody_else_s() {
 #[test]
 fn errors_name_the_call_and_the_address() {
     let (server, address) = server("127.0.0.1:0");
-    let error = format!("error: bind {address}: Address already in use");
+    let error = format!("error: listen {address}: Address already in use");
     run(&mut program(SOCKET, &["server", &address])).failed(1, &[&error]);
     stop(server);
     let error = format!("client: error: connect {address}: Connection refused");
     run(&mut program(SOCKET, &["client", &address, "Hello"])).failed(1, &[&error]);
     let error = "connect unix:/nonexistent/socket: No such file or directory";
     run(&mut program(SOCKET, &["client", "unix:/nonexistent/socket"])).failed(1, &[error]);
-    let error = "bind 192.0.2.99:9000: Cannot assign requested address";
+    let error = "listen 192.0.2.99:9000: Cannot assign requested address";
     run(&mut program(SOCKET, &["server", "192.0.2.99:9000"])).failed(1, &[error]);
     // In many containers everyone may use every port.
     let first = fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start");
     match program_of_nobody(SOCKET, &["server", "127.0.0.1:80"]) {
         Some((mut nobody, _copy)) if first.is_ok_and(|first| first.trim() == "1024") => {
-            run(&mut nobody).failed(1, &["bind 127.0.0.1:80: Permission denied"]);
+            run(&mut nobody).failed(1, &["listen 127.0.0.1:80: Permission denied"]);
         }
         _ => skip("a port that is not ours to bind (only root can be somebody else)"),
     }
-    let error = "resolve no-such-host.invalid:9000: ";
+    let error = "connect no-such-host.invalid:9000: ";
     run(&mut program(SOCKET, &["client", "no-such-host.invalid:9000"])).failed(1, &[error]);
 }
 
@@ -402,7 +404,12 @@ fn a_service_answers_json_and_ends_well() {
         read_line(&mut BufReader::new(&stream)).unwrap().unwrap()
     };
     assert!(ask("nonsense").contains("\"error\":"));
-    assert_eq!(ask(r#"{"id":7}"#), r#"{"error":"numbers: expected an array","id":7}"#);
+    for request in [r#"{"id":7}"#, r#"{"numbers":[1,"x"]}"#, "[]", "1"] {
+        assert!(ask(request).contains("\"error\":\"invalid type:"), "{}", ask(request));
+    }
+    // A reply that is longer than a line is an error line, too.
+    let long = format!(r#"{{"id":[{}0],"numbers":[]}}"#, "1e15,".repeat(13_000));
+    assert!(ask(&long) == r#"{"error":"too long a reply"}"#);
     // Too long a line is answered, and the connection closed.
     let answer = last_answer(address, &[b'x'; socket::MAX_LINE + 1000]);
     assert_eq!(answer, "{\"error\":\"a line is longer than 65536 bytes\"}\n");
@@ -421,44 +428,152 @@ fn check_answer(stream: &mut Stream) {
     assert_eq!(reply, r#"{"id":1,"sum":0.5}"#);
 }
 
+/// A service that may open 40 files; 60 clients come, and leave.
 #[test]
-fn a_pool_on_redis_loses_no_job() {
+fn too_many_clients_end_no_service() {
+    for server in [example(SOCKET, "service"), SOCKET.to_owned()] {
+        let args = if server == SOCKET { "server 127.0.0.1:0" } else { "127.0.0.1:0" };
+        let script = format!("ulimit -n 40; exec \"$0\" {args}");
+        let mut service = Program::start(&mut program("sh", &["-c", &script, &server]));
+        let line = service.line();
+        let (_, address) = line.split_once("listens on ").unwrap();
+        let mut clients: Vec<_> = (0..60).map(|_| open(address)).collect();
+        for _ in 0..2 {
+            for client in &mut clients[..20] {
+                write_line(client, r#"{"id":1,"numbers":[0.5]}"#).unwrap();
+                assert!(read_line(&mut BufReader::new(client)).unwrap().is_some());
+            }
+            // Said, and no reason to end.
+            service.line_with("Too many open files (os error 24)");
+            if server != SOCKET {
+                break;
+            }
+        }
+        drop(clients);
+        let mut late = open(address);
+        write_line(&mut late, r#"{"id":1,"numbers":[0.5]}"#).unwrap();
+        assert!(read_line(&mut BufReader::new(&late)).unwrap().is_some());
+        // Who has left holds no descriptor.
+        let open = || list(format!("/proc/{}/fd", service.members().last().unwrap())).len();
+        tests::wait_for("the clients' descriptors to be closed", &mut || open() < 12);
+        drop(late);
+        service.kill_group(Signal::SIGTERM);
+        service.finish();
+    }
+}
+
+/// Whatever its clients do; and what is being answered is answered.
+#[test]
+fn a_service_that_is_asked_to_stop_stops() {
+    let service = example(SOCKET, "service");
     let dir = temp_dir();
-    let socket = dir.path().join("redis");
-    let args = ["--port", "0", "--save", "", "--unixsocket", socket.to_str().unwrap()];
-    let mut redis = program("redis-server", &args);
-    if !has("redis-server") {
-        return skip("no redis-server here: install it");
+    let address = format!("unix:{}", dir.path().join("socket").display());
+    let request = |numbers: usize| format!("{{\"numbers\":[{}1]}}\n", "1,".repeat(numbers));
+    for signal in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM] {
+        let mut server = Program::start(&mut program(&service, &[&address]));
+        server.line();
+        // One reads nothing, one has requests in flight, one sends nothing.
+        let deaf = open(&address);
+        deaf.set_write_timeout(Some(std::time::Duration::from_millis(100))).unwrap();
+        while (&deaf).write_all(request(1).repeat(100).as_bytes()).is_ok() {}
+        let busy = open(&address);
+        let idle = open(&address);
+        let flight = std::thread::scope(|scope| {
+            let flight = scope.spawn(|| {
+                let mut replies = BufReader::new(&busy);
+                let mut count = 0;
+                while (&busy).write_all(request(15_000).as_bytes()).is_ok() {
+                    match read_line(&mut replies) {
+                        Ok(Some(_)) => count += 1,
+                        _ => break,
+                    }
+                }
+                count
+            });
+            std::thread::sleep(std::time::Duration::from_millis(50)); // some go there and back
+            let start = std::time::Instant::now();
+            server.kill(server.pid(), signal);
+            let finished = server.finish();
+            assert_eq!((finished.code(), finished.stderr.as_str()), (0, ""));
+            assert!(finished.stdout.ends_with("stops\n"));
+            // Far less than the timeouts of a minute.
+            assert!(start.elapsed() < std::time::Duration::from_secs(20));
+            flight.join().unwrap()
+        });
+        assert!(flight > 0);
+        assert_eq!((&idle).read(&mut [0]).unwrap(), 0);
+        assert_eq!(list(dir.path()), [""; 0], "left behind");
     }
-    let redis = Program::start(redis.args(["--dir", dir.path().to_str().unwrap()]));
-    let address = format!("unix:{}", socket.display());
-    tests::wait_for("redis", &mut || connect(&address, None).is_ok());
-    let pool = example(SOCKET, "redis_pool");
-    let start = |role: &str| Program::start(&mut program(&pool, &[role, &address]));
-    let mut workers: Vec<_> = (0..3).map(|_| start("worker")).collect();
-    workers.iter_mut().for_each(|worker| drop(worker.line()));
-    assert_eq!(start("boss").finish().succeeded(), "");
-    // With a job in its hands.
-    let victim = workers.pop().unwrap();
-    victim.kill_group(Signal::SIGKILL);
-    victim.finish_killed();
-    // Nor a kill of the collector: the next one reads what it has taken.
-    let collector = start("collector");
-    tests::wait_for("results", &mut || {
-        let mut redis = BufReader::new(open(&address));
-        write_line(redis.get_mut(), "LLEN collected").unwrap();
-        !read_line(&mut redis).unwrap().unwrap().starts_with(":0")
-    });
-    collector.kill_group(Signal::SIGKILL);
-    collector.finish_killed();
-    let printed = start("collector").finish().succeeded();
-    assert!(printed.ends_with("100 jobs done, none lost\n"), "{printed}");
-    for program in workers.into_iter().chain([redis]) {
-        program.kill_group(Signal::SIGKILL);
-        program.finish_killed();
+    // A second signal ends it at once, and the file is gone by then.
+    let mut server = Program::start(&mut program(&service, &[&address]));
+    server.line();
+    let deaf = open(&address);
+    deaf.set_write_timeout(Some(std::time::Duration::from_millis(100))).unwrap();
+    while (&deaf).write_all(request(1).repeat(100).as_bytes()).is_ok() {}
+    server.kill(server.pid(), Signal::SIGTERM);
+    tests::wait_for("the socket file to be removed", &mut || list(dir.path()).is_empty());
+    server.kill(server.pid(), Signal::SIGINT);
+    let code = server.finish().code();
+    assert!([0, 130].contains(&code), "{code}");
+}
+
+#[test]
+fn a_server_goes_on_without_its_log() {
+    let dir = temp_dir();
+    let address = format!("unix:{}", dir.path().join("socket").display());
+    let full = || Stdio::from(fs::OpenOptions::new().write(true).open("/dev/full").unwrap());
+    let service = example(SOCKET, "service");
+    let mut service = program(&service, &[&address]);
+    let mut service = service.stdout(full()).stderr(Stdio::piped()).spawn().unwrap();
+    tests::wait_for("the service", &mut || connect(&address, None).is_ok());
+    check_answer(&mut open(&address));
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(service.id() as i32), Signal::SIGTERM)
+        .unwrap();
+    assert!(service.wait().unwrap().success());
+    let stderr = std::io::read_to_string(service.stderr.take().unwrap()).unwrap();
+    assert_eq!(stderr, "write stdout: No space left on device (os error 28)\n");
+    // The server says where it listens, or ends. Its later lines may be lost: nobody reads them here.
+    let (mut server, address) = server("127.0.0.1:0");
+    server.close_stdout();
+    (0..3).for_each(|_| check_echo(&mut open(&address), "Hello"));
+    server.kill_group(Signal::SIGINT);
+    assert_eq!(server.finish().code(), 130);
+}
+
+#[test]
+fn a_server_can_be_started_again_at_once() {
+    let dir = temp_dir();
+    let unix = format!("unix:{}", dir.path().join("socket").display());
+    for address in [unix.as_str(), "127.0.0.1:0"] {
+        let (mut first, address) = server(address);
+        for _ in 0..20 {
+            first.kill(first.pid(), Signal::SIGKILL);
+            let (next, _) = server(&address);
+            std::mem::replace(&mut first, next).finish_killed();
+        }
+        stop(first);
     }
-    let error = "connect unix:/nonexistent: No such file or directory";
-    run(&mut program(&pool, &["boss", "unix:/nonexistent"])).failed(1, &[error]);
+}
+
+/// A name of two addresses is one server's.
+#[test]
+fn a_second_server_at_a_name_of_two_addresses_is_refused() {
+    let dir = temp_dir();
+    let script = "ip link set lo up; printf '127.0.0.1 localhost\\n::1 localhost\\n' > \"$1\"; \
+                  mount --bind \"$1\" /etc/hosts; { exec \"$0\" server localhost:9000; } > /dev/null & \
+                  sleep 0.3; \"$0\" server localhost:9000; kill $!; wait";
+    let file = dir.path().join("hosts");
+    let args = ["-mn", "bash", "-c", script, SOCKET, file.to_str().unwrap()];
+    let mut command = program("unshare", &args);
+    if !succeeds(Command::new("unshare").args(["-mn", "ip", "link"])) {
+        return skip("a network namespace (only root may make one, with iproute2)");
+    }
+    let finished = run(&mut command);
+    assert!(
+        finished.stderr.contains("listen localhost:9000: Address already in use"),
+        "{}",
+        finished.stderr
+    );
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use common::print;
 use serde_json::json;
 use socket::{Stream, read_line, write_line};
 
@@ -23,7 +24,7 @@ fn main() -> Result<()> {
         let request = json!({ "id": id, "numbers": [id, 2 * id] }).to_string();
         write_line(&mut &stream, &request).context("send")?;
         let reply = read_line(&mut replies).context("recv")?.context("recv: the server closed")?;
-        println!("{request} -> {reply}");
+        print(&format!("{request} -> {reply}\n"))?;
     }
     Ok(())
 }

@@ -1,93 +1,112 @@
 //! A service: requests and replies, a line of JSON each, over TCP or a Unix-domain socket.
 //!
 //! Run `cargo run -p socket --example service 127.0.0.1:9001` and, before or after it, in any number of other
-//! terminals, `cargo run -p socket --example client 127.0.0.1:9001`. Each client has a thread. On Ctrl-C the server
-//! answers the requests in progress, then ends. For an address of your own: `[::1]:9001`, `unix:/path`.
+//! terminals, `cargo run -p socket --example client 127.0.0.1:9001`. Each client has a thread. On Ctrl-C the service
+//! answers the requests in progress, and ends within a second; on a second one, at once. For an address of your own:
+//! `[::1]:9001`, `unix:/path`.
 
 use std::io::{self, BufReader, ErrorKind, Read};
 use std::net::Shutdown;
 use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Arc, Once, Weak, mpsc};
 use std::thread;
 use std::time::Duration;
 
 use anyhow::Result;
-use nix::errno::Errno;
+use common::{log, stop_signals};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{SigSet, Signal};
-use nix::sys::signalfd::SignalFd;
+use nix::sys::signal::SigSet;
 use serde_json::{Value, json};
-use socket::{Stream, read_line, write_line};
+use socket::{MAX_LINE, Stream, read_line, write_line};
 
 /// How long a client may send nothing, and how long it may leave a reply unread.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
+/// How long the clients have at the end.
+const GRACE: Duration = Duration::from_secs(1);
+
+static IS_STOPPING: AtomicBool = AtomicBool::new(false);
+
 fn main() -> Result<()> {
     let address = std::env::args().nth(1).unwrap_or("127.0.0.1:9001".to_owned());
-    // Before any thread, which inherits the mask: the signals are read here instead.
-    let signals: SigSet = [Signal::SIGINT, Signal::SIGTERM].into_iter().collect();
-    signals.thread_block()?;
-    let stop = SignalFd::new(&signals)?;
+    let stop = stop_signals()?; // before any thread
     let listener = socket::listen(&address)?;
-    println!("listens on {}", listener.local_address()?);
-    let mut clients = Vec::new();
+    log(&format!("listens on {}", listener.local_address()?));
+    let (running, ended) = mpsc::channel();
+    let (mut clients, said) = (Vec::new(), Once::new());
     loop {
         let mut fds = [listener.as_fd(), stop.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
-        match poll(&mut fds, PollTimeout::NONE) {
-            Err(Errno::EINTR) => continue,
-            ready => ready?,
-        };
+        let _ = poll(&mut fds, PollTimeout::NONE); // if a signal comes that is not ours, nothing is ready
         if fds[1].any() == Some(true) {
             break;
         }
-        let stream = listener.accept()?;
-        let served = stream.try_clone()?;
-        let thread = thread::spawn(move || {
-            answer_all(&served).unwrap_or_else(|error| eprintln!("a client: {error:#}"));
-            let _ = served.shutdown(Shutdown::Both); // the copy in `clients` would keep it open
-        });
-        clients.push((stream, thread));
-        clients.retain(|(_, thread)| !thread.is_finished());
+        if fds[0].any() == Some(true) {
+            match listener.accept().and_then(|stream| start(stream, running.clone())) {
+                Ok(client) => clients.push(client),
+                // No file, no thread, a client that has gone: no reason to end. The next one may be luckier.
+                Err(error) => {
+                    said.call_once(|| log(&format!("cannot serve a client: {error}")));
+                    thread::sleep(Duration::from_millis(100)); // there is no event for a free descriptor
+                }
+            }
+            clients.retain(|client: &Weak<Stream>| client.strong_count() > 0);
+        }
     }
-    drop(listener); // nobody is queued any more
-    for (stream, thread) in clients {
-        let _ = stream.shutdown(Shutdown::Read); // after the request in progress, it reads EOF
-        let _ = thread.join();
+    drop((listener, running)); // nobody can connect any more, and a socket file is gone
+    stop.read_signal()?;
+    SigSet::all().thread_unblock()?; // a second signal ends us at once
+    IS_STOPPING.store(true, SeqCst);
+    for client in clients.iter().filter_map(Weak::upgrade) {
+        let _ = client.shutdown(Shutdown::Read); // whoever waits for a request reads EOF
     }
-    println!("stops");
+    let _ = ended.recv_timeout(GRACE); // or until all threads have dropped their `running`
+    log("stops");
     Ok(())
 }
 
-fn answer_all(stream: &Stream) -> Result<()> {
+/// Starts the thread of a client. It alone owns the stream, and so closes it.
+fn start(stream: Stream, running: mpsc::Sender<()>) -> io::Result<Weak<Stream>> {
+    let stream = Arc::new(stream);
+    let client = Arc::downgrade(&stream);
+    thread::Builder::new().spawn(move || {
+        let _running = running;
+        answer_all(&stream).unwrap_or_else(|error| log(&format!("a client: {error}")));
+    })?;
+    Ok(client)
+}
+
+fn answer_all(stream: &Stream) -> io::Result<()> {
     stream.set_read_timeout(Some(TIMEOUT))?;
     stream.set_write_timeout(Some(TIMEOUT))?;
     let mut lines = BufReader::new(stream);
-    loop {
+    while !IS_STOPPING.load(SeqCst) {
         match read_line(&mut lines) {
-            Ok(Some(line)) => write_line(&mut { stream }, &answer(&line).to_string())?,
+            Ok(Some(line)) => write_line(&mut { stream }, &answer(&line))?,
             Ok(None) => return Ok(()),
-            // Too long, or not UTF-8. Closing with bytes unread would reset the connection, and the answer be
-            // lost: so shut down the writing side, and read on a little, until the client closes.
+            // Too long, or not UTF-8.
             Err(error) if error.kind() == ErrorKind::InvalidData => {
                 write_line(&mut { stream }, &json!({ "error": error.to_string() }).to_string())?;
-                stream.shutdown(Shutdown::Write)?;
-                stream.set_read_timeout(Some(Duration::from_secs(1)))?;
-                io::copy(&mut lines.take(1 << 20), &mut io::sink())?;
-                return Err(error.into());
+                break;
             }
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(error),
         }
     }
+    // Closing with bytes unread would reset the connection, and the last reply might be lost. So shut down the writing
+    // side, and read on a little, until the client closes.
+    stream.shutdown(Shutdown::Write)?;
+    stream.set_read_timeout(Some(GRACE))?;
+    io::copy(&mut lines.take(1 << 20), &mut io::sink()).map(drop)
+}
+
+fn answer(line: &str) -> String {
+    let reply = sum(line).unwrap_or_else(|error| json!({ "error": error.to_string() })).to_string();
+    if reply.len() < MAX_LINE { reply } else { json!({ "error": "too long a reply" }).to_string() }
 }
 
 /// `{"id": 1, "numbers": [1, 2]}` gives `{"id": 1, "sum": 3.0}`.
-fn answer(line: &str) -> Value {
-    let request: Value = match serde_json::from_str(line) {
-        Ok(request) => request,
-        Err(error) => return json!({ "error": error.to_string() }),
-    };
-    let numbers = request["numbers"].as_array().map(|all| all.iter().filter_map(Value::as_f64));
-    match numbers {
-        Some(numbers) => json!({ "id": request["id"], "sum": numbers.sum::<f64>() }),
-        None => json!({ "id": request["id"], "error": "numbers: expected an array" }),
-    }
+fn sum(line: &str) -> serde_json::Result<Value> {
+    let request: Value = serde_json::from_str(line)?;
+    let numbers: Vec<f64> = serde_json::from_value(request["numbers"].clone())?;
+    Ok(json!({ "id": request["id"], "sum": numbers.iter().sum::<f64>() }))
 }

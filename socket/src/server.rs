@@ -9,13 +9,15 @@
 //!                                              or:         nc 127.0.0.1 9000
 //! ```
 
-use std::io::{self, BufReader, ErrorKind, Read};
+use std::io::{self, BufReader, ErrorKind, Read, Write};
 use std::net::Shutdown;
+use std::sync::Once;
 use std::thread::{self, Builder};
 use std::time::Duration;
 
 use anyhow::Result;
 use common::{Process, block_signals, say, set_role, supervise};
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use socket::{Listener, Stream, read_line, write_line};
 
 /// How long a client may send nothing, and how long it may leave a reply unread.
@@ -37,23 +39,40 @@ pub fn run(address: &str) -> Result<()> {
 
 fn serve(listener: &Listener) -> Result<()> {
     say!("listens on {}", listener.local_address()?)?;
-    for number in 1.. {
+    let mut number = 0;
+    loop {
+        number += 1;
         // Each client has a thread of its own, so none has to wait for another.
         let served = listener.accept().and_then(|stream| {
             Builder::new().spawn(move || {
-                say!("client {number}: connected")?;
+                note(say!("client {number}: connected{}", peer(&stream)));
                 match echo(&stream) {
-                    Ok(()) => say!("client {number}: closed"),
-                    Err(error) => say!("client {number}: {error}"),
+                    Ok(()) => note(say!("client {number}: closed")),
+                    Err(error) => note(say!("client {number}: {error}")),
                 }
             })
         });
         if let Err(error) = served {
-            say!("cannot serve a client: {error}")?;
+            note(say!("cannot serve a client: {error}"));
             thread::sleep(PAUSE);
         }
     }
-    Ok(())
+}
+
+/// A log that cannot be written (a full disk) is no reason to drop a client: it is said once on stderr.
+fn note(said: Result<()>) {
+    static ONCE: Once = Once::new();
+    if let Err(error) = said {
+        ONCE.call_once(|| drop(writeln!(io::stderr(), "server: {error:#}")));
+    }
+}
+
+/// Who the client is, on a Unix-domain socket, as the kernel knows: `SO_PEERCRED`.
+fn peer(stream: &Stream) -> String {
+    match getsockopt(stream, PeerCredentials) {
+        Ok(peer) if peer.pid() != 0 => format!(", user {}, process {}", peer.uid(), peer.pid()),
+        _ => String::new(), // over TCP nobody knows
+    }
 }
 
 /// Sends each line back, until the client closes.
