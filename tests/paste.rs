@@ -6,27 +6,23 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use tests::{ENGLISH, PACKAGES, all_blocks, block, has, has_cargo, list, root, skip, temp_dir};
+use tests::{
+    ENGLISH, PACKAGES, all_blocks, block, blocks, has, has_cargo, list, root, skip, temp_dir,
+};
 
 /// What can be copied together: its name, the README's block of dependencies, and the files, the
 /// first of which is the crate's `lib.rs` or the module's file.
 const OFFERED: [(&str, &str, &[&str]); 8] = [
     ("pipe", "pipe", &["pipe/src/lib.rs"]),
     ("fifo", "fifo", &["fifo/src/lib.rs"]),
-    ("queue", "queue", &["queue/src/lib.rs", "queue/src/tokens.rs"]),
+    ("queue", "queue", &["queue/src/lib.rs"]),
     (
         "shm",
         "shm",
-        &[
-            "shm/src/lib.rs",
-            "shm/src/mailbox.rs",
-            "shm/src/memory.rs",
-            "shm/src/peers.rs",
-            "shm/src/semaphore.rs",
-        ],
+        &["shm/src/lib.rs", "shm/src/memory.rs", "shm/src/pair.rs", "shm/src/semaphore.rs"],
     ),
     ("memory", "shm", &["shm/src/memory.rs"]),
-    ("sema", "shm", &["", "shm/src/memory.rs", "shm/src/semaphore.rs"]),
+    ("semaphore", "shm", &["shm/src/semaphore.rs"]),
     ("socket", "socket", &["socket/src/lib.rs"]),
     ("common", "common", &["common/src/process.rs"]),
 ];
@@ -41,9 +37,11 @@ fn each_is_a_crate() {
         let start = format!("// {name}: ");
         let program = all_blocks("rust", &start).next().unwrap_or("fn main() {}\n");
         fs::write(src.join("main.rs"), program).unwrap();
-        copy(files, &src.join("lib.rs"), &src);
+        // process.rs is a module of that program.
+        let is_module = name == "common";
+        copy(files, &src.join(if is_module { "common.rs" } else { "lib.rs" }), &src);
         let dependencies = block("toml", &format!("# {dependencies}\n"));
-        manifest(dir.path(), name, dependencies);
+        manifest(dir.path(), if is_module { "demo" } else { name }, dependencies);
         // More programs, with Python on the other side, which say in which file they are.
         let start = format!("// {name}, src/bin/");
         let mut others = Vec::new();
@@ -52,12 +50,13 @@ fn each_is_a_crate() {
             fs::write(src.join("bin").join(other).with_extension("rs"), program).unwrap();
             others.push(other);
         }
-        let mut warnings = cargo(dir.path(), &["build", "--quiet"]);
-        warnings += &cargo(dir.path(), &["run", "--quiet", "--bin", name]);
+        assert_eq!(cargo(dir.path(), &["build", "--quiet"]), "", "{name}");
+        let printed = if is_module { "the child says Hello\n" } else { "" };
+        let bin = if is_module { "demo" } else { name };
+        assert_eq!(cargo(dir.path(), &["run", "--quiet", "--bin", bin]), printed, "{name}");
         if !others.is_empty() {
-            warnings += &run_with_python(dir.path(), &others);
+            assert_eq!(run_with_python(dir.path(), &others), "", "{name}");
         }
-        assert!(warnings.is_empty(), "{name}: {warnings}");
     }
 }
 
@@ -67,38 +66,23 @@ fn run_with_python(dir: &Path, programs: &[&str]) -> String {
         skip("no python3 here: install it");
         return String::new();
     }
-    for script in ["child", "parent", "python"] {
-        let text = block("python", &format!("# {script}.py: "));
-        fs::write(dir.join(script).with_extension("py"), text).unwrap();
-    }
-    let run = |program: &&str| match *program {
-        "child" => {
-            let child = Path::new(env!("CARGO_TARGET_TMPDIR")).join("debug/child");
-            let mut python = Command::new("python3");
-            assert!(
-                python.arg("parent.py").arg(child).current_dir(dir).status().unwrap().success()
-            );
-            String::new()
-        }
-        program => cargo(dir, &["run", "--quiet", "--bin", program]),
-    };
-    programs.iter().map(run).collect()
+    fs::write(dir.join("child.py"), block("python", "# child.py: ")).unwrap();
+    programs.iter().map(|program| cargo(dir, &["run", "--quiet", "--bin", program])).collect()
 }
 
 /// Each example becomes the program of a new crate, by the commands and the lines of its README and nothing else.
 #[test]
 fn each_example_is_a_program() {
     for package in PACKAGES {
-        let source = format!("../ipc/{package}/src/lib.rs ");
-        let commands = all_blocks("sh", "cd ..").find(|block| block.contains(&source));
-        let commands = commands.unwrap_or_else(|| panic!("{package}: no cargo new"));
-        let (_, first) = commands.split_once("cargo new ").unwrap();
-        let first = first.split(' ').next().unwrap();
         for example in list(root().join(package).join("examples")) {
             let name = example.strip_suffix(".rs").unwrap();
             let link = format!("| [{name}](examples/{example}) |");
-            let offered = ENGLISH.iter().any(|(_, text)| text.contains(&link));
-            assert!(offered, "{package}: its README does not offer {example}");
+            let page = ENGLISH.iter().find(|(_, text)| text.contains(&link));
+            let (_, page) = page.unwrap_or_else(|| panic!("{package}: no page offers {example}"));
+            let new = |(kind, text): &(&str, &str)| *kind == "sh" && text.contains("/examples/");
+            let (_, commands) = blocks(page).into_iter().find(new).unwrap();
+            let (_, first) = commands.split_once("cargo new ").unwrap();
+            let first = first.split(' ').next().unwrap();
 
             // The folder that the commands begin in, as if it were the clone.
             let dir = temp_dir();
@@ -121,7 +105,9 @@ fn each_example_is_a_program() {
             fs::copy(root.join("Cargo.lock"), dir.join("Cargo.lock")).unwrap();
             assert_eq!(cargo(&dir, &["build", "--quiet"]), "", "{name}");
             // What needs no second terminal.
-            if ["pipe", "queue"].contains(&package) {
+            let needs_none =
+                ["progress", "workers", "command", "pool", "channel_workers", "long_value"];
+            if needs_none.contains(&name) {
                 assert_ne!(cargo(&dir, &["run", "--quiet"]), "", "{name}");
             }
         }
@@ -153,12 +139,9 @@ fn all_are_modules() {
     cargo(dir.path(), &[&["clippy", "--quiet", "--", "-D", "warnings"][..], &unused].concat());
 }
 
-/// Copies the first file to `first`, or makes one there that has the others as modules.
+/// Copies the first file to `first`, and the others to a folder.
 fn copy(files: &[&str], first: &Path, others: &Path) {
-    match files[0] {
-        "" => fs::write(first, "pub mod memory;\npub mod semaphore;\n").map(|()| 0).unwrap(),
-        file => fs::copy(root().join(file), first).unwrap(),
-    };
+    fs::copy(root().join(files[0]), first).unwrap();
     for file in files[1..].iter().map(Path::new) {
         fs::copy(root().join(file), others.join(file.file_name().unwrap())).unwrap();
     }
@@ -178,6 +161,7 @@ fn manifest(dir: &Path, name: &str, dependencies: &str) {
 /// takes two blocks can leave out what is there already.
 fn merged() -> String {
     let lines = all_blocks("toml", "# ").flat_map(str::lines).filter(|line| line.contains(" = "));
+    let lines = lines.map(|line| line.split(" #").next().unwrap());
     let lines: BTreeSet<_> = lines.collect();
     let crates: BTreeSet<_> = lines.iter().map(|line| line.split(' ').next()).collect();
     assert_eq!(crates.len(), lines.len(), "a crate has two lines: {lines:#?}");

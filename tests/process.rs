@@ -26,7 +26,6 @@ fn main() {
         a_process_with_threads_is_refused,
         each_process_closes_the_others_end,
         what_is_moved_in_is_closed_in_the_parent,
-        the_childs_end_explains_the_parents,
         dropping_kills_and_reaps,
         a_child_does_not_outlive_its_parent,
         the_first_that_fails_stops_the_others,
@@ -44,7 +43,12 @@ fn main() {
         a_parent_that_ignores_its_children_is_no_hang,
         of_several_children_each_sees_its_own_end,
         a_child_that_cannot_be_killed_is_not_waited_for,
-        the_mask_of_the_caller_is_the_childs,
+        what_else_the_caller_has_blocked_stays_blocked,
+        what_a_child_prints_without_a_newline_is_printed,
+        a_real_time_signal_is_named,
+        a_stop_is_passed_on_and_waited_for,
+        a_lost_signal_is_no_hang,
+        the_log_of_a_daemon_may_fail,
         a_role_may_be_long_and_in_any_language,
         a_child_in_another_pid_namespace_knows_no_parent,
     ]);
@@ -130,17 +134,6 @@ fn what_is_moved_in_is_closed_in_the_parent() {
     .unwrap();
     assert_eq!(read.read(&mut [0]).unwrap(), 0);
     child.join().unwrap();
-}
-
-fn the_childs_end_explains_the_parents() {
-    let (child, mut read) =
-        Process::spawn_with("child", pipe(), |_write| Ok(raise(Signal::SIGKILL)?)).unwrap();
-    let result = child.run_then_join(|| match read.read(&mut [0])? {
-        0 => bail!("nothing came"),
-        _ => Ok(()),
-    });
-    let error = format!("{:#}", result.unwrap_err());
-    assert_eq!(error, "nothing came: child was killed by SIGKILL");
 }
 
 fn dropping_kills_and_reaps() {
@@ -323,6 +316,10 @@ fn an_error_that_cannot_be_shown_stays_in_the_child() {
 
 /// Its id may by then be that of another process.
 fn a_child_that_somebody_else_reaped_is_not_killed() {
+    [false, true].into_iter().for_each(reap_a_child_and_let_its_id_be_given_away);
+}
+
+fn reap_a_child_and_let_its_id_be_given_away(drops: bool) {
     const LAST_PID: &str = "/proc/sys/kernel/ns_last_pid";
     for _ in 0..1000 {
         let child = Process::spawn("child", || Ok(())).unwrap();
@@ -346,8 +343,12 @@ fn a_child_that_somebody_else_reaped_is_not_killed() {
         let stranger = Pid::from_raw(stranger.trim().parse().unwrap());
         let (mut ask, mut answer) = (shell.stdin.take().unwrap(), shell.stdout.take().unwrap());
         shell.wait().unwrap();
-        let error = format!("{:#}", child.join().unwrap_err());
-        assert_eq!(error, "waitpid child: ECHILD: No child processes");
+        if drops {
+            drop(child);
+        } else {
+            let error = format!("{:#}", child.join().unwrap_err());
+            assert_eq!(error, "waitpid child: ECHILD: No child processes");
+        }
         // The stranger still answers.
         ask.write_all(b"alive").unwrap();
         answer.read_exact(&mut [0; 5]).unwrap();
@@ -473,24 +474,123 @@ fn a_child_that_cannot_be_killed_is_not_waited_for() {
     child.unwrap().join().unwrap();
 }
 
-/// What the caller has blocked by itself, before or after, stays blocked.
-fn the_mask_of_the_caller_is_the_childs() {
+fn what_else_the_caller_has_blocked_stays_blocked() {
     // In a child, since signals are blocked here already.
     let child = Process::spawn("child", || {
-        let own: SigSet = [Signal::SIGTERM, Signal::SIGUSR1].into_iter().collect();
+        let own: SigSet = [Signal::SIGUSR1].into_iter().collect();
         own.thread_block()?;
         block_signals()?;
         let grandchild = Process::spawn("grandchild", move || {
             assert_eq!(SigSet::thread_get_mask()?, own);
-            block_signals()?;
-            let child_of_it = Process::spawn("its child", move || {
-                assert_eq!(SigSet::thread_get_mask()?, own);
-                Ok(())
-            });
-            child_of_it?.join()
+            Ok(())
         });
         supervise([grandchild?])
     });
+    child.unwrap().join().unwrap();
+}
+
+fn what_a_child_prints_without_a_newline_is_printed() {
+    let (mut read, write) = pipe();
+    let child = Process::spawn("child", move || {
+        nix::unistd::dup2_stdout(write)?;
+        print!("no newline");
+        Ok(())
+    });
+    let mut printed = String::new();
+    read.read_to_string(&mut printed).unwrap();
+    assert_eq!(printed, "no newline");
+    child.unwrap().join().unwrap();
+    // What cannot be printed is an error, but that nobody reads it is none.
+    let printing_to = |stdout: File| {
+        let child = Process::spawn("child", move || {
+            quiet();
+            nix::unistd::dup2_stdout(stdout)?;
+            print!("no newline");
+            Ok(())
+        });
+        child.unwrap().join()
+    };
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    let error = printing_to(full).unwrap_err().to_string();
+    assert_eq!(error, "child failed with exit status 1");
+    printing_to(pipe().1).unwrap();
+}
+
+fn a_real_time_signal_is_named() {
+    let child = Process::spawn("child", || {
+        let id = std::process::id().to_string();
+        Command::new("sh").args(["-c", "kill -34 $0", &id]).status()?;
+        wait_forever()
+    });
+    let error = child.unwrap().join().unwrap_err().to_string();
+    assert_eq!(error, "child was killed by signal 34");
+}
+
+/// A child that supervises, too, cleans up before it ends: also when another one has failed.
+fn a_stop_is_passed_on_and_waited_for() {
+    let dir = tests::temp_dir();
+    let path = dir.path().join("of the middle");
+    for fails in [false, true] {
+        let (mut ready, start) = pipe();
+        block_signals().unwrap();
+        let middle = Process::spawn("middle", || {
+            quiet();
+            block_signals()?;
+            std::fs::write(&path, "")?;
+            let stopped = supervise([Process::spawn("leaf", || {
+                drop(start);
+                wait_forever()
+            })?]);
+            std::fs::remove_file(&path)?;
+            stopped
+        });
+        assert_eq!(ready.read(&mut [0]).unwrap(), 0);
+        assert!(path.exists());
+        let other = Process::spawn("other", || {
+            quiet();
+            if fails { bail!("on purpose") } else { wait_forever() }
+        });
+        if !fails {
+            raise(Signal::SIGTERM).unwrap();
+        }
+        let error = supervise([middle.unwrap(), other.unwrap()]).unwrap_err();
+        assert_eq!(error.downcast::<Signal>().is_err(), fails);
+        assert!(!path.exists(), "the middle was killed before its clean-up");
+    }
+}
+
+/// Blocked by the caller only after it started a thread, SIGCHLD is delivered to that, and lost.
+fn a_lost_signal_is_no_hang() {
+    let child = Process::spawn("child", || {
+        let (wait, go) = pipe();
+        let (grandchild, go) = Process::spawn_with("grandchild", (go, wait), |mut wait| {
+            assert_eq!(wait.read(&mut [0])?, 0);
+            Ok(())
+        })?;
+        std::thread::spawn(|| SigSet::empty().wait());
+        let signals = [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM];
+        let signals: SigSet = signals.into_iter().chain([Signal::SIGCHLD]).collect();
+        signals.thread_block()?;
+        std::thread::spawn(move || {
+            std::thread::sleep(std::time::Duration::from_millis(20)); // until `supervise` waits
+            drop(go);
+        });
+        supervise([grandchild])
+    });
+    child.unwrap().join().unwrap();
+}
+
+fn the_log_of_a_daemon_may_fail() {
+    let (mut read, write) = pipe();
+    let child = Process::spawn("child", move || {
+        nix::unistd::dup2_stderr(write)?;
+        nix::unistd::dup2_stdout(File::options().write(true).open("/dev/full")?)?;
+        (0..3).for_each(|_| common::log("a line"));
+        Ok(())
+    });
+    let mut said = String::new();
+    read.read_to_string(&mut said).unwrap();
+    assert_eq!(said, "write stdout: No space left on device (os error 28)\n");
     child.unwrap().join().unwrap();
 }
 

@@ -4,7 +4,7 @@
 use std::fs;
 
 use tests::{
-    CHINESE, ENGLISH, PACKAGES, Pages, block, blocks, console_blocks, parse_command, readmes, root,
+    CHINESE, ENGLISH, PACKAGES, Pages, blocks, console_blocks, parse_command, readmes, root,
 };
 
 /// The lines that are not in a fenced block.
@@ -80,7 +80,8 @@ fn every_block_is_of_a_kind_that_is_tested() {
 fn every_link_leads_somewhere() {
     for (path, text) in ENGLISH.iter().chain(CHINESE.iter()) {
         for link in text.split("](").skip(1).map(|rest| rest.split(')').next().unwrap()) {
-            let there = path.parent().unwrap().join(link).exists();
+            let file = link.split('#').next().unwrap();
+            let there = path.parent().unwrap().join(file).exists();
             assert!(link.starts_with("https://") || there, "{}: {link}", path.display());
         }
     }
@@ -89,7 +90,7 @@ fn every_link_leads_somewhere() {
 /// In a table of the article's calls, the second column is the line that does the same here.
 #[test]
 fn the_listings_are_the_code() {
-    for (path, text) in &ENGLISH[1..] {
+    for (path, text) in &ENGLISH[1..=PACKAGES.len()] {
         let mut source: Option<String> = None;
         let mut found = 0;
         for line in prose(text) {
@@ -113,28 +114,20 @@ fn the_listings_are_the_code() {
     }
 }
 
-/// All numbers are those of one run, whose table stands beside the benches.
-#[test]
-fn what_it_costs_is_what_was_measured() {
-    for (path, text) in ENGLISH.iter().chain(CHINESE.iter()) {
-        for row in prose(text).filter(|row| row.starts_with("| [") && row.contains("benches")) {
-            let mechanism = row.split(['[', ']']).nth(1).unwrap();
-            let table = root().join(mechanism).join("benches/README.md");
-            let table = fs::read_to_string(table).unwrap();
-            for number in cells(row)[1..].iter().filter(|cell| !cell.is_empty()) {
-                assert!(table.contains(&format!(" {number}")), "{}: {row}", path.display());
-            }
-        }
-    }
-}
-
+/// The chart shows what `cargo bench` printed, as it stands above it: the round trips on one CPU.
 #[test]
 fn the_chart_shows_the_numbers_of_the_table() {
-    let rows = prose(&ENGLISH[0].1).filter(|row| row.starts_with("| [") && row.contains("benches"));
-    let numbers: Vec<_> = rows.map(|row| cells(row)[1].replace(" µs", "")).collect();
-    let chart = block("mermaid", "%%{init: {\"xyChart\"");
-    let bar = chart.lines().find_map(|line| line.trim().strip_prefix("bar ")).unwrap();
-    assert_eq!(bar, format!("[{}]", numbers.join(", ")));
+    for (_, page) in [&ENGLISH[0], &CHINESE[0]] {
+        let all = blocks(page);
+        let table = all.iter().find(|(_, text)| text.starts_with("$ cargo bench\n")).unwrap().1;
+        let rows = table.lines().filter(|row| row.contains(" µs"));
+        let ours = rows.filter(|row| !row.starts_with("bare") && !row.starts_with("Python"));
+        let numbers: Vec<_> =
+            ours.map(|row| row.split(" µs").next().unwrap().rsplit(' ').next().unwrap()).collect();
+        let chart = all.iter().find(|(kind, _)| *kind == "mermaid").unwrap().1;
+        let bar = chart.lines().find_map(|line| line.trim().strip_prefix("bar ")).unwrap();
+        assert_eq!(bar, format!("[{}]", numbers.join(", ")));
+    }
 }
 
 /// The packages that the owner named, in the crates that they are for.
@@ -162,28 +155,6 @@ fn the_named_packages_are_ordinary_dependencies() {
     }
 }
 
-#[test]
-fn the_first_page_shows_rows_of_the_pipe() {
-    for pages in [&*ENGLISH, &*CHINESE] {
-        let rows = blocks(&pages[0].1).into_iter().find(|(kind, _)| *kind == "text").unwrap().1;
-        rows.lines()
-            .for_each(|row| assert!(pages[1].1.contains(row), "not in pipe/README.md: {row}"));
-    }
-}
-
-/// What the benches cost, in the two languages.
-fn benches(name: &str) -> Vec<String> {
-    let path = |folder: &&str| root().join(folder).join("benches").join(name);
-    PACKAGES.iter().map(|folder| fs::read_to_string(path(folder)).unwrap()).collect()
-}
-
-#[test]
-fn the_benches_have_the_same_tables_in_both_languages() {
-    for (english, chinese) in benches("README.md").iter().zip(&benches("README.zh-CN.md")) {
-        assert_eq!(blocks(english), blocks(chinese));
-    }
-}
-
 /// What a reader sees of a line of prose: `[text]` of a link, and a backtick for what is in code font.
 fn visible(line: &str) -> String {
     let outside_code: String = line.split('`').step_by(2).collect::<Vec<_>>().join("`");
@@ -193,15 +164,13 @@ fn visible(line: &str) -> String {
 }
 
 /// The lines of prose of all pages in one language, as a reader sees them.
-fn all_prose(pages: &Pages, name: &str) -> Vec<String> {
-    let benches = benches(name);
-    let texts = pages.iter().map(|(_, text)| text).chain(&benches);
-    texts.flat_map(|text| prose(text).map(visible)).collect()
+fn all_prose(pages: &Pages) -> Vec<String> {
+    pages.iter().flat_map(|(_, text)| prose(text).map(visible)).collect()
 }
 
 #[test]
 fn chinese_prose_has_full_width_punctuation() {
-    for line in all_prose(&CHINESE, "README.zh-CN.md") {
+    for line in all_prose(&CHINESE) {
         let chars: Vec<_> = [' '].into_iter().chain(line.chars()).chain([' ']).collect();
         for around in chars.windows(3) {
             let in_number = around[0].is_ascii_digit() && around[2].is_ascii_digit();
@@ -215,7 +184,7 @@ fn chinese_prose_has_full_width_punctuation() {
 fn chinese_prose_has_a_space_beside_latin_words() {
     let is_chinese = |char: char| ('\u{4e00}'..='\u{9fff}').contains(&char);
     let is_latin = |char: char| char.is_ascii_alphanumeric() || char == '`';
-    for line in all_prose(&CHINESE, "README.zh-CN.md") {
+    for line in all_prose(&CHINESE) {
         let quoted = |(index, part)| if index % 2 == 0 { part } else { "" };
         let own: String = line.split(['“', '”', '《', '》']).enumerate().map(quoted).collect();
         let chars: Vec<_> = own.chars().filter(|char| !['[', ']'].contains(char)).collect();
@@ -235,8 +204,8 @@ fn files_errors_and_signals_are_in_code_font() {
             || ["/dev/", "/proc", "SIG"].iter().any(|start| word.starts_with(start))
             || is_upper && word.starts_with('E')
     };
-    let mut lines = all_prose(&ENGLISH, "README.md");
-    lines.extend(all_prose(&CHINESE, "README.zh-CN.md"));
+    let mut lines = all_prose(&ENGLISH);
+    lines.extend(all_prose(&CHINESE));
     for line in lines {
         let is_end =
             |char: char| char.is_whitespace() || ",;:?!()，；：？！（）。、".contains(char);

@@ -12,7 +12,7 @@ use std::process::Command;
 use std::thread;
 
 use anyhow::{Result, ensure};
-use shm::{Reader, Writer};
+use shm::{Pair, Semaphore, SharedMemory, Side};
 use tests::{can_trace, run_checks, skip, temp_dir};
 
 /// How many messages are sent and received.
@@ -82,10 +82,9 @@ fn waits_do_not_go_by_the_wall_clock() {
 
 /// Waits in vain for what is waited for in shared memory.
 fn time_out() -> Result<()> {
-    let name = shm::unique_name("/cnblogs");
+    let memory = SharedMemory::create(&shm::unique_name("/cnblogs"), 8)?;
     let soon = Some(std::time::Duration::from_millis(1));
-    ensure!(shm::Semaphore::new(0)?.wait(soon).is_err());
-    ensure!(Reader::open(&name, 16)?.read(soon).is_err());
+    ensure!(Semaphore::new(&memory.words()[0]).wait(soon).is_err());
     Ok(())
 }
 
@@ -143,8 +142,8 @@ fn fifo() -> Result<Exchange> {
     let path = dir.path().join("pipe.in");
     fifo::create(&path)?;
     let (reader, mut writer) = thread::scope(|scope| {
-        let reader = scope.spawn(|| fifo::open_reader(&path, None));
-        let writer = fifo::open_writer(&path, None)?;
+        let reader = scope.spawn(|| fifo::open_reader(&path));
+        let writer = fifo::open_writer(&path)?;
         anyhow::Ok((reader.join().unwrap()?, writer))
     })?;
     let mut reader = BufReader::new(reader);
@@ -166,11 +165,13 @@ fn queue() -> Result<Exchange> {
 
 fn shm() -> Result<Exchange> {
     let name = shm::unique_name("/cnblogs");
-    let mut writer = Writer::open(&name, 1024)?;
-    let mut reader = Reader::open(&name, 1024)?;
+    let writer = Pair::open(&name, 1024, Side::Writer)?;
+    let reader = Pair::open(&name, 1024, Side::Reader)?;
     Ok(Box::new(move || {
-        writer.write(MESSAGE.as_bytes(), None)?;
-        ensure!(*reader.read(None)? == *MESSAGE.as_bytes());
+        writer.write(MESSAGE.as_bytes())?;
+        Semaphore::new(&writer.words()[127]).post();
+        reader.wait(Semaphore::new(&reader.words()[127]))?;
+        ensure!(reader.read(MESSAGE.len()) == MESSAGE.as_bytes());
         Ok(())
     }))
 }

@@ -18,7 +18,7 @@ use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, kill, sig
 use nix::unistd::{Pid, getpid};
 use pipe::Connection;
 use queue::{GetError, Queue};
-use shm::{Reader, Writer};
+use shm::{Pair, Semaphore, Side};
 use socket::Stream;
 use tempfile::TempDir;
 use tests::{run_checks, temp_dir};
@@ -149,11 +149,11 @@ impl Mechanism for Fifos {
     fn start(&self, body: impl FnOnce(FifoEnd) -> Result<()>) -> (Process, FifoEnd) {
         let (requests, replies) = (self.0.path().join("pipe.in"), self.0.path().join("pipe.out"));
         let child = spawn(|| {
-            let reader = BufReader::new(fifo::open_reader(&requests, None)?);
-            body(FifoEnd { reader, writer: fifo::open_writer(&replies, LATE)? })
+            let reader = BufReader::new(fifo::open_reader(&requests)?);
+            body(FifoEnd { reader, writer: fifo::open_writer(&replies)? })
         });
-        let writer = fifo::open_writer(&requests, None).unwrap();
-        let reader = BufReader::new(fifo::open_reader(&replies, LATE).unwrap());
+        let writer = fifo::open_writer(&requests).unwrap();
+        let reader = BufReader::new(fifo::open_reader(&replies).unwrap());
         (child, FifoEnd { reader, writer })
     }
 }
@@ -196,54 +196,59 @@ impl End for QueueEnd {
     }
 }
 
-struct Mailboxes;
+struct Pairs;
 
-struct MailboxEnd {
-    to: Writer,
-    from: Reader,
-    sent: u64,
+/// A page for each direction: the text and its length, and the two semaphores.
+struct PairEnd {
+    to: Pair,
+    from: Pair,
 }
 
-impl Mechanism for Mailboxes {
-    type End = MailboxEnd;
+const PAGE: usize = 4096;
+
+fn turns(page: &Pair) -> [Semaphore<'_>; 2] {
+    [0, 1].map(|index| Semaphore::new(&page.words()[PAGE / 8 + index]))
+}
+
+fn length(page: &Pair) -> &AtomicU64 {
+    &page.words()[PAGE / 8 + 2]
+}
+
+impl Mechanism for Pairs {
+    type End = PairEnd;
     const LONGEST: u64 = 4000;
     const WITHIN: u64 = 1000;
     const SHARE: u64 = 10; // 250 ms each
 
-    fn start(&self, body: impl FnOnce(MailboxEnd) -> Result<()>) -> (Process, MailboxEnd) {
-        static STARTED: AtomicU64 = AtomicU64::new(0);
-        let number = STARTED.fetch_add(1, Ordering::Relaxed);
-        let name = |which| format!("/cnblogs-traffic-{}-{number}-{which}", getpid());
-        let (there, back) = (name("there"), name("back"));
-        let open = |to, from| {
-            let to = Writer::open(to, 4096).unwrap();
-            MailboxEnd { to, from: Reader::open(from, 4096).unwrap(), sent: 0 }
+    fn start(&self, body: impl FnOnce(PairEnd) -> Result<()>) -> (Process, PairEnd) {
+        let (there, back) = (shm::unique_name("/cnblogs"), shm::unique_name("/cnblogs"));
+        let open = |to, from| PairEnd {
+            to: Pair::open(to, PAGE + 24, Side::Writer).unwrap(),
+            from: Pair::open(from, PAGE + 24, Side::Reader).unwrap(),
         };
-        // In either order: now the child opens its ends, now it inherits them.
-        match number % 2 {
-            0 => (spawn(|| body(open(&back, &there))), open(&there, &back)),
-            _ => {
-                let ends = (open(&there, &back), open(&back, &there));
-                Process::spawn_with(CHILD, ends, body).unwrap()
-            }
-        }
+        let child = spawn(|| body(open(&back, &there)));
+        (child, open(&there, &back))
     }
 }
 
-impl End for MailboxEnd {
+impl End for PairEnd {
     fn send(&mut self, message: &str) -> io::Result<()> {
-        self.to.write(message.as_bytes(), None)?;
-        self.sent += 1;
-        // Now it is the flush that waits, now the next write.
-        if self.sent % 2 == 0 { self.to.flush(None) } else { Ok(()) }
+        self.to.write(message.as_bytes())?;
+        length(&self.to).store(message.len() as u64, Ordering::Relaxed);
+        let [filled, taken] = turns(&self.to);
+        filled.post();
+        self.to.wait(taken)
     }
 
     fn recv(&mut self) -> io::Result<Option<String>> {
-        match self.from.read(None) {
-            Ok(message) => Ok(Some(String::from_utf8(message.into_vec()).unwrap())),
-            Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(None),
-            Err(error) => Err(error),
+        let [filled, taken] = turns(&self.from);
+        match self.from.wait(filled) {
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => return Ok(None),
+            posted => posted?,
         }
+        let message = self.from.read(length(&self.from).load(Ordering::Relaxed) as usize);
+        taken.post();
+        Ok(Some(String::from_utf8(message).unwrap()))
     }
 }
 
@@ -336,7 +341,7 @@ fn fifo_survives_kills() {
 }
 
 fn shm_survives_kills() {
-    check_kills(&Mailboxes);
+    check_kills(&Pairs);
 }
 
 fn tcp_survives_kills() {
@@ -427,7 +432,7 @@ fn exchange_over_each(count: u64) {
     exchange(&Pipe, count);
     exchange(&Fifos::new(), count);
     exchange(&Queues, count);
-    exchange(&Mailboxes, count);
+    exchange(&Pairs, count);
     exchange(&Sockets("127.0.0.1:0".into()), count);
     exchange(&Sockets(unix_address(&dir)), count);
 }

@@ -6,21 +6,23 @@ use std::sync::LazyLock;
 
 use crate::{PACKAGES, program, root, run};
 
-/// The READMEs in one language: where it is, and its text. The first page, and one for each mechanism.
+/// The pages in one language: where each is, and its text. The first page, one for each mechanism, and two more.
 pub type Pages = Vec<(PathBuf, String)>;
 
 /// The pages in English.
-pub static ENGLISH: LazyLock<Pages> = LazyLock::new(|| pages("README.md"));
+pub static ENGLISH: LazyLock<Pages> = LazyLock::new(|| pages("md"));
 /// The pages in Chinese.
-pub static CHINESE: LazyLock<Pages> = LazyLock::new(|| pages("README.zh-CN.md"));
+pub static CHINESE: LazyLock<Pages> = LazyLock::new(|| pages("zh-CN.md"));
 
-fn pages(name: &str) -> Pages {
-    let page = |folder| {
-        let path = root().join(folder).join(name);
+fn pages(ending: &str) -> Pages {
+    let page = |(folder, name)| {
+        let path = root().join(folder).join(format!("{name}.{ending}"));
         let text = fs::read_to_string(&path).unwrap();
         (path, text)
     };
-    [""].into_iter().chain(PACKAGES).map(page).collect()
+    let folders = [""].into_iter().chain(PACKAGES).chain(["common"]);
+    let names = folders.map(|folder| (folder, "README"));
+    names.chain([("queue", "ipc-channel")]).map(page).collect()
 }
 
 /// All of them.

@@ -16,7 +16,7 @@ use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, kill, kil
 use nix::unistd::{Pid, geteuid};
 use tempfile::TempDir;
 
-use crate::{TOO_LONG, list, root, succeeds, temp_dir, wait_for};
+use crate::{PACKAGES, TOO_LONG, list, root, succeeds, temp_dir, wait_for};
 
 /// What a program printed, and how it ended.
 pub struct Finished {
@@ -85,17 +85,30 @@ pub fn program(exe: &str, args: &[&str]) -> Command {
     command
 }
 
-/// An example of the crate whose program this is. cargo builds it here, since `cargo test --test NAME` does not.
+/// An example of the crate whose program this is. `cargo test` has built it; `cargo test --test NAME` does not, so cargo
+/// builds here what is older than its source.
 pub fn example(exe: &str, name: &str) -> String {
     let profile = Path::new(exe).parent().unwrap();
     let target = profile.parent().unwrap();
     let package = Path::new(exe).file_name().unwrap().to_str().unwrap();
+    let example = profile.join("examples").join(name);
+    let folders = PACKAGES
+        .into_iter()
+        .chain(["common"])
+        .flat_map(|package| ["src", "examples"].map(|folder| root().join(package).join(folder)));
+    let sources = folders
+        .filter(|folder| folder.is_dir())
+        .flat_map(|folder| list(&folder).into_iter().map(move |file| folder.join(file)));
+    let newest = sources.map(|file| fs::metadata(file).unwrap().modified().unwrap()).max();
+    if fs::metadata(&example).is_ok_and(|built| built.modified().ok() > newest) {
+        return example.to_str().unwrap().to_owned();
+    }
     let release = if profile.ends_with("release") { &["--release"][..] } else { &[] };
     let mut cargo = Command::new(env!("CARGO"));
     cargo.args(["build", "-q", "--offline", "-p", package, "--example", name]).args(release);
     let output = cargo.arg("--target-dir").arg(target).current_dir(root()).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    profile.join("examples").join(name).to_str().unwrap().to_owned()
+    example.to_str().unwrap().to_owned()
 }
 
 /// Under nohup, and in the background of a script, stop signals are ignored, and the programs respect that.
@@ -193,6 +206,11 @@ impl Program {
             shm_before,
             _watchdog: watchdog,
         }
+    }
+
+    /// Stops reading what it prints, for good: as a pager or logger that has left.
+    pub fn close_stdout(&mut self) {
+        self.stdout = BufReader::new(pipe().0);
     }
 
     /// The first process, which is also the process group.

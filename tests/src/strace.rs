@@ -23,7 +23,8 @@ pub fn check_underneath(exe: &str, package: &str) {
         for (_, text) in crate::blocks(readme).into_iter().filter(|(kind, _)| *kind == "text") {
             let command = text.strip_prefix(start).and_then(|text| text.split_once('\n'));
             let Some((calls, args, rows)) = command.and_then(|(command, rows)| {
-                let (calls, args) = command.split_once(&program)?;
+                // What it prints is in the rows already.
+                let (calls, args) = command.strip_suffix(" > /dev/null")?.split_once(&program)?;
                 Some((calls, args.split_whitespace().collect::<Vec<_>>(), rows))
             }) else {
                 continue;
@@ -94,7 +95,11 @@ pub fn trace(exe: &str, args: &[&str], calls: &str, names: &[&str]) -> Rows {
     files.sort_by_key(|file| id(file));
     let texts: Vec<_> =
         files.iter().map(|file| (id(file), fs::read_to_string(file).unwrap())).collect();
-    let is_child = |pid: u32| texts.iter().any(|(_, text)| text.contains(&format!(" = {pid}\n")));
+    // Only clone returns a process: a read of as many bytes as a low process id has nothing to do with it.
+    let is_clone_of =
+        |line: &str, pid: u32| line.starts_with("clone") && line.ends_with(&format!(" = {pid}"));
+    let is_child =
+        |pid: u32| texts.iter().any(|(_, text)| text.lines().any(|line| is_clone_of(line, pid)));
     let (parent, text) = texts.iter().find(|(pid, _)| !is_child(*pid)).unwrap();
     let children = text.lines().filter(|line| line.starts_with("clone("));
     let pids = children.map(|line| line.rsplit(' ').next().unwrap().parse().unwrap());
