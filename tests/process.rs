@@ -391,11 +391,7 @@ fn try_wait_tells_without_blocking() {
 
 fn a_parent_that_ignores_its_children_is_no_hang() {
     let child = Process::spawn("child", || {
-        let (wait, go) = pipe();
-        let (grandchild, go) = Process::spawn_with("grandchild", (go, wait), |mut wait| {
-            assert_eq!(wait.read(&mut [0])?, 0);
-            Ok(())
-        })?;
+        let (grandchild, go) = spawn_waiting()?;
         let ignore = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
         #[expect(unsafe_code, reason = "what other code may have done")]
         // SAFETY: installs no handler. Not covered: nothing else.
@@ -562,11 +558,7 @@ fn a_stop_is_passed_on_and_waited_for() {
 /// Blocked by the caller only after it started a thread, SIGCHLD is delivered to that, and lost.
 fn a_lost_signal_is_no_hang() {
     let child = Process::spawn("child", || {
-        let (wait, go) = pipe();
-        let (grandchild, go) = Process::spawn_with("grandchild", (go, wait), |mut wait| {
-            assert_eq!(wait.read(&mut [0])?, 0);
-            Ok(())
-        })?;
+        let (grandchild, go) = spawn_waiting()?;
         std::thread::spawn(|| SigSet::empty().wait());
         let signals = [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM];
         let signals: SigSet = signals.into_iter().chain([Signal::SIGCHLD]).collect();
@@ -628,6 +620,15 @@ fn a_child_in_another_pid_namespace_knows_no_parent() {
 fn wait_forever() -> Result<()> {
     SigSet::empty().wait()?;
     Ok(())
+}
+
+/// A grandchild that ends when the file is dropped.
+fn spawn_waiting() -> Result<(Process, File)> {
+    let (wait, go) = pipe();
+    Process::spawn_with("grandchild", (go, wait), |mut wait| {
+        assert_eq!(wait.read(&mut [0])?, 0);
+        Ok(())
+    })
 }
 
 fn pipe() -> (File, File) {
