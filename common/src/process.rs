@@ -271,7 +271,7 @@ pub fn unblock_signals(command: &mut Command) -> &mut Command {
 }
 
 /// Blocks until all `processes` have ended. The first that fails, or a stop signal, ends the others: they get SIGTERM,
-/// 100 ms to clean up in, and then SIGKILL.
+/// 100 ms to clean up in, and then SIGKILL. (In a child it is half as long, and so on, so that it can clean up itself.)
 ///
 /// A parent that does something else meanwhile asks each with [`Process::try_wait`].
 ///

@@ -163,14 +163,15 @@ impl Deref for Collector {
 /// Removes the FIFO at `path`, and unblocks whoever waits in open(2) for it: unlink(2).
 ///
 /// Otherwise they would block forever, since no peer can find it any more. An unblocked reader gets EOF, a writer
-/// `BrokenPipe`. What a writer has written all the same, before it could be told, is returned: nobody else will read it.
+/// `BrokenPipe`. What a writer has written all the same, before it could be told, is returned, and so is what a process
+/// that still has it open has not read yet: a [`Guard`] leaves that to it.
 /// Anything else at `path` is left alone, and is an error.
 pub fn remove(path: &Path) -> io::Result<Vec<u8>> {
     unlink(path, true)
 }
 
-/// [`remove`]; what another still reads is left to it, unless this is the only reader.
-fn unlink(path: &Path, is_reader: bool) -> io::Result<Vec<u8>> {
+/// [`remove`]. Where a process still reads the FIFO, what lies in it is returned only if `takes_all`, or else left to it.
+fn unlink(path: &Path, takes_all: bool) -> io::Result<Vec<u8>> {
     let fifo = open(path, File::options().read(true), OFlag::O_PATH)
         .and_then(|fifo| fs::remove_file(path).map(|()| fifo))
         .map_err(|error| named("unlink", path, error))?;
@@ -182,10 +183,10 @@ fn unlink(path: &Path, is_reader: bool) -> io::Result<Vec<u8>> {
     let mut unread = Vec::new();
     for round in 0..2 {
         sleep(Duration::from_millis(round));
-        let is_read = end(File::options().write(true)).is_ok();
-        if is_reader || !is_read {
-            let reader =
-                end(File::options().read(true)).map_err(|e| named("free who waits at", path, e))?;
+        let is_read = end(File::options().write(true)).is_ok(); // which also unblocks a reader
+        if takes_all || !is_read {
+            let reader = end(File::options().read(true))
+                .map_err(|e| named("open /proc/self/fd for", path, e))?;
             let _ = reader.take(1 << 20).read_to_end(&mut unread); // until it would block, or EOF
         }
     }
@@ -219,7 +220,7 @@ impl Guard {
         self.unlink(false)
     }
 
-    fn unlink(&mut self, is_reader: bool) -> io::Result<Vec<u8>> {
+    fn unlink(&mut self, takes_all: bool) -> io::Result<Vec<u8>> {
         let id = |it: Metadata| (it.dev(), it.ino());
         let made = self.made.take().and_then(|file| file.metadata().ok()).map(id);
         let there = fs::symlink_metadata(&self.path).ok().map(id);
@@ -227,7 +228,7 @@ impl Guard {
         if self.process != std::process::id() || made.is_none() || made != there {
             return Ok(Vec::new());
         }
-        unlink(&self.path, is_reader)
+        unlink(&self.path, takes_all)
     }
 }
 

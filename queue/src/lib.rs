@@ -20,8 +20,8 @@
 //!   Where processes may be killed, a pipe or a socket to each of them is better: a death is EOF there.
 //! - Not every value survives: an `Option` directly around what is null, such as `Some(None)` or `Some(())`, comes out
 //!   as `None`, as in JSON. Inside untagged and internally tagged enums and `flatten`, `get` refuses `u128` and `i128`,
-//!   and the value is lost; likewise one that is
-//!   nested more than 1,000 deep. Send bytes as `serde_bytes::ByteBuf`.
+//!   and the value is lost; likewise one that is nested more than 1,000 deep. Send bytes as
+//!   `serde_bytes::ByteBuf`.
 //! - Deadlock: get before you join. A child that has more to put than the queue holds never ends.
 //! - Each value wakes all that wait: with 128 of them a `put` takes 330 µs, with one 20.
 //! - Under a limit on the size of files (`ulimit -f`) a `put` kills the process (SIGXFSZ). `exec` closes a queue.

@@ -70,9 +70,9 @@ fn claim(name: &str) -> Result<(Flock<File>, SharedMemory)> {
         let file = shm_open(name, flags, mode).with_context(|| format!("shm_open {name}"))?;
         match Flock::lock(File::from(file), FlockArg::LockExclusiveNonblock) {
             Ok(lock) if lock.metadata()?.nlink() > 0 => {
-                let owner = lock.metadata()?.uid();
+                let there = lock.metadata()?;
+                let (owner, length) = (there.uid(), there.len() as usize);
                 ensure!(owner == geteuid().as_raw(), "{name} belongs to user {owner}");
-                let length = lock.metadata()?.len() as usize;
                 if length == 0 {
                     posix_fallocate(&*lock, 0, SIZE as i64)
                         .inspect_err(|_| drop(SharedMemory::remove(name)))
