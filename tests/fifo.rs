@@ -21,7 +21,7 @@ const STORY: &str = "cargo run -q -p fifo";
 
 #[test]
 fn what_the_readmes_show_is_what_it_prints() {
-    check_console_blocks(FIFO, "fifo", &["cargo run -q -p fifo consumer"]);
+    check_console_blocks(FIFO, "fifo", &[]);
 }
 
 #[test]
@@ -84,13 +84,14 @@ fn two_terminals_in_either_order() {
 #[test]
 fn the_shell_is_a_producer_too() {
     let dir = temp_dir();
-    let shown = readme_shows("cargo run -q -p fifo consumer");
     let consumer = waiting_consumer(&dir);
     let cat = shell("cat pipe.out", dir.path());
     for line in ["msg 1", "msg 2", "exit"] {
         shell(&format!("echo '{line}' > pipe.in"), dir.path()).wait().unwrap();
     }
-    assert_eq!(consumer.finish().succeeded(), shown);
+    let story = lines_of("consumer", &readme_shows(STORY));
+    let shown: Vec<_> = story.into_iter().filter(|line| !line.contains("msg 3")).collect();
+    assert_eq!(lines_of("consumer", &consumer.finish().succeeded()), shown);
     assert_eq!(cat.wait_with_output().unwrap().stdout, b"msg 1\nmsg 2\n");
     assert_eq!(list(dir.path()), [""; 0], "left behind");
 }

@@ -9,6 +9,9 @@
 //! Run it with `cargo run -p fifo --example control [DIRECTORY]`. One daemon at a time in a directory; a bad line is
 //! reported and skipped; what is written while the daemon is busy waits in the FIFO. Asked to stop, it first works off
 //! what lies there. Answers go to its stdout: to answer each shell, use a Unix-domain socket.
+//!
+//! In a script, when perhaps no daemon runs: `test -p control && timeout 1 sh -c 'echo status > control'`. It neither makes
+//! a regular file nor waits forever.
 
 use std::io::Read;
 use std::mem::take;

@@ -32,11 +32,16 @@ pub fn check_underneath(exe: &str, package: &str) {
             found += 1;
             assert!(rows.lines().count() <= 30, "{package}: more than 30 rows");
             let shown = by_process(rows);
-            // The first, and the others in the order in which it starts them.
+            // The first, and the others in the order in which it starts them: by its rows, or as they come.
             let (first, calls_of_first) = &shown[0];
-            let children = calls_of_first.iter().filter_map(|row| row.strip_prefix("clone(…) = "));
-            let names: Vec<_> = [first.as_str()].into_iter().chain(children).collect();
-            for (name, traced) in trace(exe, &args, calls, &names) {
+            let mut names = vec![first.as_str()];
+            names.extend(calls_of_first.iter().filter_map(|row| row.strip_prefix("clone(…) = ")));
+            let others = shown.iter().map(|(name, _)| name.as_str());
+            let others: Vec<_> = others.filter(|name| !names.contains(name)).collect();
+            names.extend(others);
+            let traced = trace(exe, &args, calls, &names);
+            assert_eq!(traced.len(), shown.len(), "{package}: rows of a process that there is not");
+            for (name, traced) in traced {
                 let (_, shown) = shown.iter().find(|(other, _)| *other == name).unwrap();
                 let gap = shown.iter().position(|row| row == "…");
                 let (head, tail) = match gap {
