@@ -316,47 +316,52 @@ fn an_error_that_cannot_be_shown_stays_in_the_child() {
 
 /// Its id may by then be that of another process.
 fn a_child_that_somebody_else_reaped_is_not_killed() {
-    [false, true].into_iter().for_each(reap_a_child_and_let_its_id_be_given_away);
+    in_a_pid_namespace("the reuse of a process id", || {
+        // In a child, since orphans become the children of the first process.
+        let check = || [false, true].into_iter().try_for_each(reap_a_child_and_give_its_id_away);
+        Process::spawn("second of its namespace", check)?.join()
+    });
 }
 
-fn reap_a_child_and_let_its_id_be_given_away(drops: bool) {
-    const LAST_PID: &str = "/proc/sys/kernel/ns_last_pid";
-    for _ in 0..1000 {
-        let child = Process::spawn("child", || Ok(())).unwrap();
-        let pid = Pid::from_raw(child.id() as i32);
-        waitpid(pid, None).unwrap();
-        // The kernel gives the next id after this one: to a shell, and then to its child, unless another
-        // process is faster.
-        if std::fs::write(LAST_PID, (child.id() - 2).to_string()).is_err() {
-            assert!(child.join().unwrap_err().to_string().contains("waitpid child"));
-            return tests::skip("the reuse of a process id (only root can bring it about)");
-        }
-        let mut shell = Command::new("sh")
-            .args(["-c", "exec 3<&0; cat <&3 2> /dev/null & echo $! >&2"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut stranger = String::new();
-        shell.stderr.take().unwrap().read_to_string(&mut stranger).unwrap();
-        let stranger = Pid::from_raw(stranger.trim().parse().unwrap());
-        let (mut ask, mut answer) = (shell.stdin.take().unwrap(), shell.stdout.take().unwrap());
-        shell.wait().unwrap();
-        if drops {
-            drop(child);
-        } else {
-            let error = format!("{:#}", child.join().unwrap_err());
-            assert_eq!(error, "waitpid child: ECHILD: No child processes");
-        }
-        // The stranger still answers.
-        ask.write_all(b"alive").unwrap();
-        answer.read_exact(&mut [0; 5]).unwrap();
-        if stranger == pid {
-            return;
-        }
+fn reap_a_child_and_give_its_id_away(drops: bool) -> Result<()> {
+    Process::spawn("whose id the shell gets", || Ok(()))?.join()?;
+    let child = Process::spawn("child", || Ok(()))?;
+    let pid = child.id();
+    waitpid(Pid::from_raw(pid as i32), None)?;
+    // The kernel gives the next ids after this one: to a shell, and then to its child.
+    std::fs::write("/proc/sys/kernel/ns_last_pid", (pid - 2).to_string())?;
+    let mut shell = Command::new("sh")
+        .args(["-c", "exec 3<&0; cat <&3 2> /dev/null & echo $! >&2"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let mut stranger = String::new();
+    shell.stderr.take().unwrap().read_to_string(&mut stranger)?;
+    assert_eq!(stranger.trim(), pid.to_string());
+    let (mut ask, mut answer) = (shell.stdin.take().unwrap(), shell.stdout.take().unwrap());
+    shell.wait()?;
+    if drops {
+        drop(child);
+    } else {
+        let error = format!("{:#}", child.join().unwrap_err());
+        assert_eq!(error, "waitpid child: ECHILD: No child processes");
     }
-    tests::skip("the reuse of a process id (others were faster a thousand times)");
+    // The stranger still answers.
+    ask.write_all(b"alive")?;
+    Ok(answer.read_exact(&mut [0; 5])?)
+}
+
+/// Runs a check as the first process of a pid namespace, where no other takes an id.
+fn in_a_pid_namespace(what: &str, check: impl FnOnce() -> Result<()>) {
+    let child = Process::spawn("child", || {
+        if nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWPID).is_err() {
+            tests::skip(&format!("{what} (only root may make a pid namespace)"));
+            return Ok(());
+        }
+        supervise([Process::spawn("first of its namespace", check)?])
+    });
+    child.unwrap().join().unwrap();
 }
 
 fn a_command_gets_its_signals_back() {
@@ -496,6 +501,18 @@ fn what_a_child_prints_without_a_newline_is_printed() {
     read.read_to_string(&mut printed).unwrap();
     assert_eq!(printed, "no newline");
     child.unwrap().join().unwrap();
+    // Also if it panics.
+    let (mut read, write) = pipe();
+    let child = Process::spawn("child", move || {
+        quiet();
+        nix::unistd::dup2_stdout(write)?;
+        print!("no newline");
+        panic!("on purpose")
+    });
+    let mut printed = String::new();
+    read.read_to_string(&mut printed).unwrap();
+    assert_eq!(printed, "no newline");
+    child.unwrap().join().unwrap_err();
     // What cannot be printed is an error, but that nobody reads it is none.
     let printing_to = |stdout: File| {
         let child = Process::spawn("child", move || {
@@ -604,17 +621,10 @@ fn a_role_may_be_long_and_in_any_language() {
 }
 
 fn a_child_in_another_pid_namespace_knows_no_parent() {
-    let child = Process::spawn("child", || {
-        if nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWPID).is_err() {
-            tests::skip("a pid namespace (only root may make one)");
-            return Ok(());
-        }
-        supervise([Process::spawn("first of its namespace", || {
-            assert_eq!(getpid(), Pid::from_raw(1));
-            Ok(())
-        })?])
+    in_a_pid_namespace("a child that cannot see its parent", || {
+        assert_eq!(getpid(), Pid::from_raw(1));
+        Ok(())
     });
-    child.unwrap().join().unwrap();
 }
 
 fn wait_forever() -> Result<()> {

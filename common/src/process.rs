@@ -54,7 +54,7 @@ const SIGNALS: [Signal; 5] =
 
 /// How long children have to report a failure of their own after the first, and to stop; and how long `spawn` waits for
 /// a joined thread to leave /proc.
-const GRACE: Duration = Duration::from_millis(100);
+const GRACE: Duration = Duration::from_millis(400);
 
 /// How often `supervise` looks by itself, should a SIGCHLD get lost.
 const LOOK: Duration = Duration::from_millis(250);
@@ -165,10 +165,17 @@ impl Process {
     /// Blocks until the child has ended: waitpid(2), `Process.join()`.
     ///
     /// First receive what it sends: a child blocked on a full pipe or queue never ends. Unlike Python's, it returns an
-    /// error if the child failed, panicked or was killed. That may be why the parent's own part of an exchange failed,
-    /// so ask for it first: `child.join().and(part)`.
+    /// error if the child failed, panicked or was killed.
     pub fn join(mut self) -> Result<()> {
         self.wait(0).map(drop)
+    }
+
+    /// [`Process::join`] after our own `part` of an exchange. If both failed, either may be why: the error says both.
+    pub fn join_after<T>(self, part: Result<T>) -> Result<T> {
+        match (self.join(), part) {
+            (Err(child), Err(ours)) => bail!("{child:#}; {ours:#}"),
+            (joined, part) => joined.and(part),
+        }
     }
 
     /// Whether the child has ended: waitpid(2) with `WNOHANG`, the inverse of `Process.is_alive()`.
@@ -271,7 +278,7 @@ pub fn unblock_signals(command: &mut Command) -> &mut Command {
 }
 
 /// Blocks until all `processes` have ended. The first that fails, or a stop signal, ends the others: they get SIGTERM,
-/// 100 ms to clean up in, and then SIGKILL. (In a child it is half as long, and so on, so that it can clean up itself.)
+/// 400 ms to clean up in, and then SIGKILL. (In a child it is half as long, and so on, so that it can clean up itself.)
 ///
 /// A parent that does something else meanwhile asks each with [`Process::try_wait`].
 ///
@@ -280,7 +287,7 @@ pub fn unblock_signals(command: &mut Command) -> &mut Command {
 ///
 /// Fails with an error that names the process that failed, or with "stopped" and the [`Signal`] that asked for it, to
 /// which the error downcasts; fails as [`block_signals`] does. The failure of one may be a consequence of another's:
-/// unless it was killed, the others get 100 ms to report theirs. Whichever was killed is named, or else all.
+/// unless it was killed, the others get 400 ms to report theirs. Whichever was killed is named, or else all.
 pub fn supervise(processes: impl IntoIterator<Item = Process>) -> Result<()> {
     block_signals()?;
     let mut running: Vec<Process> = processes.into_iter().collect();
@@ -304,7 +311,7 @@ fn watch(running: &mut Vec<Process>) -> Result<()> {
         running.retain_mut(|process| match process.try_wait() {
             Ok(has_ended) => !has_ended,
             Err(failure) => {
-                failures.push((process.killed_by().is_some(), failure.to_string()));
+                failures.push((process.killed_by().is_some(), format!("{failure:#}")));
                 false
             }
         });
