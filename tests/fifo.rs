@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
@@ -447,7 +449,7 @@ fn a_daemon_takes_commands_from_any_shell() {
     assert_eq!(daemon.line(), "status: 50 reloads");
     echo("quit\\nstatus\\n");
     assert_eq!(daemon.line(), "quit");
-    assert_eq!(daemon.line(), "after quit: \"status\"");
+    assert_eq!(daemon.line(), "not done: \"status\"");
     daemon.finish().succeeded();
     assert_eq!(list(dir.path()), [""; 0], "left behind");
     let missing = run(&mut program(&control, &["/nonexistent"]));
@@ -479,6 +481,18 @@ fn a_daemon_works_off_what_it_was_given_and_removes_only_what_it_made() {
         assert_eq!(finished.stdout.matches("status: 0 reloads\n").count(), LINES);
         assert!(!path.exists());
     }
+    // What takes long does not hold up the end: what is left then is told.
+    let mut daemon = start();
+    daemon.line();
+    let mut writer = fifo::open_writer(&path).unwrap();
+    std::io::Write::write_all(&mut writer, "save\n".repeat(200).as_bytes()).unwrap();
+    daemon.line_with("save: done");
+    daemon.kill(daemon.pid(), Signal::SIGTERM);
+    let finished = daemon.finish();
+    assert_eq!((finished.code(), finished.stderr.as_str()), (143, ""));
+    let count = |what| finished.stdout.matches(what).count();
+    assert!(count("not done: \"save\"\n") > 0, "{}", finished.stdout);
+    assert_eq!(count("save: done") + count("not done: "), 200);
     // One that somebody made, or that a killed daemon left, is used, and stays.
     fifo::create(&path).unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o620)).unwrap();
@@ -493,6 +507,44 @@ fn a_daemon_works_off_what_it_was_given_and_removes_only_what_it_made() {
     daemon.kill_group(Signal::SIGINT);
     assert_eq!(daemon.finish().code(), 130);
     assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o620);
+}
+
+#[test]
+fn what_a_busy_writer_has_written_is_told_when_the_daemon_ends() {
+    let control = example(FIFO, "control");
+    for made_by_hand in [false, true] {
+        let dir = temp_dir();
+        let path = dir.path().join("control");
+        if made_by_hand {
+            fifo::create(&path).unwrap();
+        }
+        let mut daemon = Program::start(program(&control, &["."]).current_dir(dir.path()));
+        daemon.line();
+        let mut writer = fifo::open_writer(&path).unwrap();
+        // Until nobody reads any more. (By hand, it writes no more once the daemon has been asked to end.)
+        let (mut written, is_ending): (usize, _) = (0, &AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            let writer = scope.spawn(move || {
+                while !(made_by_hand && is_ending.load(SeqCst)) {
+                    match fifo::write_line(&mut writer, "n") {
+                        Ok(()) => written += 1,
+                        Err(error) => {
+                            assert_eq!(error.kind(), ErrorKind::BrokenPipe);
+                            break;
+                        }
+                    }
+                }
+                written
+            });
+            daemon.line_with("\"n\"");
+            is_ending.store(true, SeqCst);
+            daemon.kill(daemon.pid(), Signal::SIGTERM);
+            let finished = daemon.finish();
+            let told = finished.stdout.lines().filter(|line| line.ends_with(": \"n\"")).count();
+            assert_eq!((finished.code(), told), (143, writer.join().unwrap()));
+        });
+        assert_eq!(path.exists(), made_by_hand);
+    }
 }
 
 #[test]

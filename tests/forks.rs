@@ -7,6 +7,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::path::Path;
 use std::time::Duration;
 
+use anyhow::Result;
 use common::Process;
 use nix::fcntl::OFlag;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -27,6 +28,8 @@ fn main() {
         a_timeout_of_connect_is_not_prolonged_by_signals,
         a_socket_file_is_removed_after_a_chdir,
         a_name_is_unlinked_with_no_descriptor_left,
+        a_fifo_that_cannot_be_guarded_is_not_left_behind,
+        a_fifo_stays_when_its_removal_lacks_a_descriptor,
         the_500th_pipe_of_a_user_still_holds_a_message,
     ]);
 }
@@ -184,7 +187,7 @@ fn a_killed_waiter_takes_no_post_with_it() {
 fn no_line_is_lost_when_a_fifo_is_removed() {
     let dir = temp_dir();
     let path = dir.path().join("pipe.in");
-    for _ in 0..100 {
+    for _ in 0..50 {
         fifo::create(&path).unwrap();
         let writer = Process::spawn("writer", || {
             let written = fifo::write_line(&mut fifo::open_writer(&path)?, "msg 1");
@@ -289,17 +292,52 @@ fn a_socket_file_is_removed_after_a_chdir() {
     assert_eq!(list(dir.path()), [""; 0], "left behind");
 }
 
+/// Takes all descriptors that this process could still open.
+fn use_up_descriptors() -> Result<Vec<File>> {
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    let open = list("/proc/self/fd").into_iter().map(|fd| fd.parse::<u64>().unwrap());
+    // Up to the highest that is open now (which is that of the list itself).
+    setrlimit(Resource::RLIMIT_NOFILE, open.max().unwrap().min(most), most)?;
+    Ok(std::iter::from_fn(|| File::open("/dev/null").ok()).collect())
+}
+
+fn a_fifo_that_cannot_be_guarded_is_not_left_behind() {
+    let dir = temp_dir();
+    let path = dir.path().join("pipe.in");
+    let child = Process::spawn("child", || {
+        let _taken = use_up_descriptors()?;
+        assert!(fifo::Guard::create(&path).is_err());
+        assert!(fifo::collect(&path).is_err());
+        Ok(())
+    });
+    child.unwrap().join().unwrap();
+    assert_eq!(list(dir.path()), [""; 0], "left behind");
+}
+
+/// Else those who wait in open for it would wait forever.
+fn a_fifo_stays_when_its_removal_lacks_a_descriptor() {
+    let dir = temp_dir();
+    let path = dir.path().join("pipe.in");
+    fifo::create(&path).unwrap();
+    let child = Process::spawn("child", || {
+        let mut taken = use_up_descriptors()?;
+        let mut failed = 0;
+        while let Err(error) = fifo::remove(&path) {
+            assert!(path.exists(), "removed, and an error: {error}");
+            failed += 1;
+            taken.pop();
+        }
+        assert!(failed > 1 && !path.exists());
+        Ok(())
+    });
+    child.unwrap().join().unwrap();
+}
+
 fn a_name_is_unlinked_with_no_descriptor_left() {
     let (memory, pair) = (name("memory"), name("pair"));
     let child = Process::spawn("child", || {
         let both = (SharedMemory::create(&memory, 1024)?, Pair::open(&pair, 1024, Side::Writer)?);
-        let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
-        let open = list("/proc/self/fd").into_iter().map(|fd| fd.parse::<u64>().unwrap());
-        // Up to the highest that is open now (which is that of the list itself).
-        setrlimit(Resource::RLIMIT_NOFILE, open.max().unwrap().min(most), most)?;
-        while let Ok(file) = File::open("/dev/null") {
-            std::mem::forget(file);
-        }
+        let _taken = use_up_descriptors()?;
         drop(both);
         Ok(())
     });

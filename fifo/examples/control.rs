@@ -8,16 +8,19 @@
 //!
 //! Run it with `cargo run -p fifo --example control [DIRECTORY]`. One daemon at a time in a directory; a bad line is
 //! reported and skipped; what is written while the daemon is busy waits in the FIFO. Asked to stop, it first works off
-//! what lies there. Answers go to its stdout: to answer each shell, use a Unix-domain socket.
+//! what lies there, for up to a second; what is left then, it tells. Answers go to its stdout: to answer each shell, use a
+//! Unix-domain socket. A FIFO that it has not made, such as one that a killed daemon left, it uses and leaves there.
 //!
 //! In a script, when perhaps no daemon runs: `test -p control && timeout 1 sh -c 'echo status > control'`. It neither makes
 //! a regular file nor waits forever.
 
+use std::collections::VecDeque;
 use std::io::Read;
 use std::mem::take;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -29,26 +32,36 @@ fn main() -> Result<ExitCode> {
     let dir = std::env::args_os().nth(1).map_or(".".into(), PathBuf::from);
     let path = dir.join("control");
     let stop = stop_signals()?; // from here on Ctrl-C cannot skip the removal
-    let mut fifo = fifo::collect(&path)?;
+    let fifo = fifo::collect(&path)?;
     log(&format!("waits for: echo status > {}", path.display()));
     let (mut daemon, mut deadline) = (Daemon::default(), None);
+    let is_over = |deadline| Some(Instant::now()) >= deadline && deadline.is_some();
     let mut bytes = vec![0; 1 << 16];
-    while !daemon.has_quit && deadline.is_none_or(|deadline| Instant::now() < deadline) {
+    while !daemon.has_quit && !is_over(deadline) {
         let mut fds = [fifo.as_fd(), stop.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
-        // Once asked to stop, only for what is there already, and for no longer than a second.
-        let timeout = if deadline.is_some() { PollTimeout::ZERO } else { PollTimeout::NONE };
+        let is_idle = daemon.commands.is_empty() && deadline.is_none();
+        let timeout = if is_idle { PollTimeout::NONE } else { PollTimeout::ZERO };
         let _ = poll(&mut fds, timeout); // if a signal comes that is not ours, nothing is ready
-        if fds[0].any() == Some(true) {
+        if fds[1].any() == Some(true) {
+            deadline.get_or_insert(Instant::now() + Duration::from_secs(1));
+        }
+        // One command a turn: so that a stop signal is seen even while many wait.
+        if let Some(command) = daemon.commands.pop_front() {
+            daemon.obey(&command);
+        } else if fds[0].any() == Some(true) {
             let length = (&*fifo).read(&mut bytes).context("read control")?;
             daemon.take(&bytes[..length]);
         } else if deadline.is_some() {
             break;
         }
-        if fds[1].any() == Some(true) {
-            deadline.get_or_insert(Instant::now() + Duration::from_secs(1));
-        }
     }
     daemon.take(&fifo.remove()?); // what came in the meantime
+    while let Some(command) = daemon.commands.pop_front() {
+        match daemon.has_quit || is_over(deadline) {
+            true => log(&format!("not done: {command:?}")),
+            false => daemon.obey(&command),
+        }
+    }
     let signal = if deadline.is_some() { stop.read_signal()? } else { None };
     Ok(ExitCode::from(signal.map_or(0, |signal| 128 + signal.ssi_signo as u8)))
 }
@@ -57,6 +70,7 @@ fn main() -> Result<ExitCode> {
 struct Daemon {
     /// What has come of a line that has no end yet.
     line: Vec<u8>,
+    commands: VecDeque<String>,
     reloads: u32,
     has_quit: bool,
 }
@@ -70,7 +84,7 @@ impl Daemon {
                 continue;
             }
             match fifo::read_line(&mut &*take(&mut self.line)) {
-                Ok(command) => self.obey(command.unwrap_or_default().trim_end_matches('\r')),
+                Ok(command) => self.commands.push_back(command.unwrap_or_default()),
                 // Not UTF-8, or too long: from somebody else, so no reason to end.
                 Err(error) => log(&format!("skipped: {error}")),
             }
@@ -78,12 +92,15 @@ impl Daemon {
     }
 
     fn obey(&mut self, command: &str) {
-        match command {
-            _ if self.has_quit => log(&format!("after quit: {command:?}")),
+        match command.trim_end_matches('\r') {
             "status" => log(&format!("status: {} reloads", self.reloads)),
             "reload" => {
                 self.reloads += 1;
                 log("reload: done");
+            }
+            "save" => {
+                sleep(Duration::from_millis(50)); // stands for work
+                log("save: done");
             }
             "quit" => {
                 self.has_quit = true;

@@ -31,7 +31,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg, OFlag};
+use nix::fcntl::{FcntlArg, Flock, FlockArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::stat::Mode;
 use nix::unistd::{geteuid, mkfifo};
@@ -98,8 +98,9 @@ pub fn collect(path: &Path) -> io::Result<Collector> {
     for _ in 0..100 {
         match open_collector(path) {
             Err(error) if error.kind() == ErrorKind::NotFound => match collect_new(path) {
-                Err(error) if error.kind() == ErrorKind::AlreadyExists => {} // another was faster
-                made => return made.map_err(|error| named("mkfifo", path, error)),
+                Ok(None) => {} // another was faster
+                Ok(Some(collector)) => return Ok(collector),
+                Err(error) => return Err(named("mkfifo", path, error)),
             },
             opened => {
                 let (file, there) =
@@ -121,20 +122,29 @@ pub fn collect(path: &Path) -> io::Result<Collector> {
 }
 
 /// Makes it under another name, and gives it its own only when it is locked: so whoever makes it collects, and removes it.
-fn collect_new(path: &Path) -> io::Result<Collector> {
+fn collect_new(path: &Path) -> io::Result<Option<Collector>> {
     let mut new = path.as_os_str().to_owned();
     new.push(format!(".{}", std::process::id()));
     let new = Path::new(&new);
-    mkfifo(new, Mode::S_IRUSR | Mode::S_IWUSR)?;
-    let made = open_collector(new).and_then(|file| {
+    let make = || mkfifo(new, Mode::S_IRUSR | Mode::S_IWUSR);
+    match make() {
+        // Left by a process that had our id, and was killed just here.
+        Err(Errno::EEXIST) if !create(new)? => fs::remove_file(new).and_then(|()| Ok(make()?))?,
+        made => made?,
+    }
+    let linked = open_collector(new).and_then(|file| {
         let made = open(new, File::options().read(true), OFlag::O_PATH)?;
         let file =
             Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| errno)?;
-        fs::hard_link(new, path)?;
-        Ok(Collector { guard: Guard::new(path, Some(made)), file })
+        match fs::hard_link(new, path) {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(None),
+            linked => {
+                linked.map(|()| Some(Collector { guard: Guard::new(path, Some(made)), file }))
+            }
+        }
     });
     let _ = fs::remove_file(new);
-    made
+    linked
 }
 
 /// The only collector of a FIFO: the file that [`collect`] opens. The kernel unlocks it when the process dies.
@@ -146,9 +156,16 @@ pub struct Collector {
 }
 
 impl Collector {
-    /// Removes the FIFO now, if this process made it; returns what [`remove`] does.
-    pub fn remove(&mut self) -> io::Result<Vec<u8>> {
-        self.guard.unlink(true)
+    /// Closes it, and removes the FIFO if this process made it. Returns what lies in it, and what writers add before
+    /// they notice.
+    pub fn remove(mut self) -> io::Result<Vec<u8>> {
+        if self.guard.is_due() {
+            return unlink(&self.guard.path, true, Some(self.file));
+        }
+        let mut unread = Vec::new();
+        fcntl(&*self.file, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+        let _ = (&*self.file).take(1 << 20).read_to_end(&mut unread); // until it would block
+        Ok(unread)
     }
 }
 
@@ -164,36 +181,47 @@ impl Deref for Collector {
 ///
 /// Otherwise they would block forever, since no peer can find it any more. An unblocked reader gets EOF, a writer
 /// `BrokenPipe`. What a writer has written all the same, before it could be told, is returned, and so is what a process
-/// that still has it open has not read yet: a [`Guard`] leaves that to it.
+/// that still has it open has not read yet: a [`Guard`] leaves that to it. Takes 51 ms, for those who were just looking
+/// the path up. Needs /proc and two descriptors; without them it fails, and nothing is removed.
 /// Anything else at `path` is left alone, and is an error.
 pub fn remove(path: &Path) -> io::Result<Vec<u8>> {
-    unlink(path, true)
+    unlink(path, true, None)
 }
 
-/// [`remove`]. Where a process still reads the FIFO, what lies in it is returned only if `takes_all`, or else left to it.
-fn unlink(path: &Path, takes_all: bool) -> io::Result<Vec<u8>> {
-    let fifo = open(path, File::options().read(true), OFlag::O_PATH)
-        .and_then(|fifo| fs::remove_file(path).map(|()| fifo))
-        .map_err(|error| named("unlink", path, error))?;
-    // Nobody can come any more. Be the peer of those who wait, for so short a time that they find nobody; and once more of
-    // those who were just looking the path up.
-    let unlinked = PathBuf::from(format!("/proc/self/fd/{}", fifo.as_raw_fd()));
+/// [`remove`], and closes what the caller has open. Where a process still reads the FIFO, what lies in it is returned
+/// only if `takes_all`, or else left to it.
+fn unlink(path: &Path, takes_all: bool, open_here: Option<Flock<File>>) -> io::Result<Vec<u8>> {
+    let fail = |error| named("unlink", path, error);
+    let fifo = open(path, File::options().read(true), OFlag::O_PATH).map_err(fail)?;
+    let fifo = PathBuf::from(format!("/proc/self/fd/{}", fifo.as_raw_fd()));
     let end =
-        |options: &mut OpenOptions| options.custom_flags(OFlag::O_NONBLOCK.bits()).open(&unlinked);
+        |options: &mut OpenOptions| options.custom_flags(OFlag::O_NONBLOCK.bits()).open(&fifo);
+    let reader = || end(File::options().read(true));
+    let writer = || end(File::options().write(true)); // fails if nobody reads
     let mut unread = Vec::new();
-    for round in 0..2 {
-        sleep(Duration::from_millis(round));
-        let is_read = end(File::options().write(true)).is_ok(); // which also unblocks a reader
-        if takes_all || !is_read {
-            let reader = end(File::options().read(true))
-                .map_err(|e| named("open /proc/self/fd for", path, e))?;
-            let _ = reader.take(1 << 20).read_to_end(&mut unread); // until it would block, or EOF
+    let mut close = |reader: File, takes: bool| {
+        if takes {
+            let _ = reader.take(1 << 20).read_to_end(&mut unread); // until it would block
         }
+    };
+    // Be the peer of those who wait.
+    let is_read = writer().is_ok();
+    let ours = reader().map_err(fail)?;
+    let _keeps_what_lies_there = writer().map_err(fail)?;
+    fs::remove_file(path).map_err(fail)?;
+    drop(open_here);
+    close(ours, takes_all || !is_read);
+    // Now whoever has it open for writing can notice. And again, for those who were just looking the path up.
+    for pause in [1, 10, 40] {
+        sleep(Duration::from_millis(pause));
+        let is_read = writer().is_ok();
+        let Ok(ours) = reader() else { break };
+        close(ours, takes_all || !is_read);
     }
     Ok(unread)
 }
 
-/// Removes a FIFO when dropped, if this process made it, and nothing else that has its name by then.
+/// Removes a FIFO when dropped, if this process made it, and not what else may have its name by then.
 #[derive(Debug)]
 pub struct Guard {
     path: PathBuf,
@@ -217,18 +245,16 @@ impl Guard {
 
     /// Removes it now; returns what [`remove`] does, unless somebody still reads: then it is left to that reader.
     pub fn remove(&mut self) -> io::Result<Vec<u8>> {
-        self.unlink(false)
+        if self.is_due() { unlink(&self.path, false, None) } else { Ok(Vec::new()) }
     }
 
-    fn unlink(&mut self, takes_all: bool) -> io::Result<Vec<u8>> {
+    /// Whether what it made is still there, and to be removed: asked once.
+    fn is_due(&mut self) -> bool {
         let id = |it: Metadata| (it.dev(), it.ino());
         let made = self.made.take().and_then(|file| file.metadata().ok()).map(id);
         let there = fs::symlink_metadata(&self.path).ok().map(id);
         // A forked child has a copy of this value, but the FIFO is not its own.
-        if self.process != std::process::id() || made.is_none() || made != there {
-            return Ok(Vec::new());
-        }
-        unlink(&self.path, takes_all)
+        self.process == std::process::id() && made.is_some() && made == there
     }
 }
 
@@ -427,6 +453,21 @@ mod tests {
             assert!(path.exists());
             fs::remove_file(&path).unwrap();
         }
+    }
+
+    /// Killed where it had made it under another name, by a process that had our id.
+    #[test]
+    fn what_a_killed_collector_left_is_in_nobodys_way() {
+        let (_dir, path) = made();
+        fs::remove_file(&path).unwrap();
+        let left = format!("{}.{}", path.display(), std::process::id());
+        create(Path::new(&left)).unwrap();
+        drop(collect(&path).unwrap());
+        assert!(!path.exists() && !Path::new(&left).exists());
+        // But for what is no FIFO.
+        fs::write(&left, "precious").unwrap();
+        assert_eq!(collect(&path).unwrap_err().kind(), ErrorKind::AlreadyExists);
+        assert_eq!(fs::read_to_string(&left).unwrap(), "precious");
     }
 
     #[test]

@@ -36,7 +36,7 @@ pub fn run(role: &str, dir: &Path) -> Result<()> {
             producer(dir)
         })?]);
     }
-    let mut requests = fifo::collect(&dir.join(REQUESTS))?;
+    let requests = fifo::collect(&dir.join(REQUESTS))?;
     let mut pipe_out = Guard::create(&dir.join(REPLIES))?;
     let result = supervise([Process::spawn(role, || consumer(&requests, dir))?]);
     pipe_out.remove()?; // while pipe.in is locked: the next consumer makes its own
