@@ -8,8 +8,9 @@
 //! ```
 //!
 //! Run it with `cargo run -p pipe --example command`. Use this in a program with threads, which must not fork, or for
-//! children that are other programs. Ctrl-C ends all; the error names the child that failed first. (For requests as well,
-//! hand one end of a `UnixStream::pair()` down as stdin, and make a `Sender` and a `Receiver` of each end.)
+//! children that are other programs. Ctrl-C ends all (but not while a child is in the middle of a message); the error names
+//! the child that failed first. (For requests as well, hand one end of a `UnixStream::pair()` down as stdin, and make a
+//! `Sender` and a `Receiver` of each end.)
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -19,6 +20,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use common::{print, stop_signals, unblock_signals};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::Signal;
+use nix::sys::signalfd::{SfdFlags, SignalFd};
 use pipe::{Receiver, Sender};
 
 fn main() -> Result<ExitCode> {
@@ -30,25 +33,31 @@ fn main() -> Result<ExitCode> {
 
 fn parent() -> Result<ExitCode> {
     let stop = stop_signals()?; // before any thread
+    let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
+    let ended = SignalFd::with_flags(&Signal::SIGCHLD.into(), flags)?; // blocked, as the stop signals are
     let thread = std::thread::spawn(|| 6 * 7);
     let started = ["Orange", "Apple", "Pear"].into_iter().map(Started::new);
     let mut team = started.collect::<Result<Vec<_>>>()?;
     while !team.is_empty() {
         team.rotate_left(1); // a busy child leaves the others, and a stop signal, their turn
         let ready = team.iter_mut().position(Started::is_ready);
-        let ends = team.iter().map(|child| child.messages.as_fd()).chain([stop.as_fd()]);
-        let mut fds: Vec<_> = ends.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+        let ends = team.iter().filter_map(|child| Some(child.messages.as_ref()?.as_fd()));
+        let mut fds: Vec<_> = ends
+            .chain([ended.as_fd(), stop.as_fd()])
+            .map(|fd| PollFd::new(fd, PollFlags::POLLIN))
+            .collect();
         let timeout = if ready.is_some() { PollTimeout::ZERO } else { PollTimeout::NONE };
         let _ = poll(&mut fds, timeout); // if a signal comes that is not ours, nothing is ready
         if fds.last().and_then(PollFd::any) == Some(true) {
             let signal = stop.read_signal()?.context("read signalfd")?;
             return Ok(ExitCode::from(128 + signal.ssi_signo as u8)); // which drops, and so ends, all
         }
+        while ended.read_signal()?.is_some() {}
         if let Some(ready) = ready {
-            let shown = team[ready].show();
-            if !matches!(shown, Ok(true)) {
-                team.remove(ready).join().and(shown)?; // how it ended tells more than our error
-            }
+            team[ready].show()?;
+        }
+        while let Some(gone) = team.iter_mut().position(Started::is_gone) {
+            team.remove(gone).check()?;
         }
     }
     print(&format!("the thread says {}\n", thread.join().unwrap_or_default()))?;
@@ -59,7 +68,8 @@ fn parent() -> Result<ExitCode> {
 struct Started {
     name: String,
     child: Child,
-    messages: Receiver,
+    /// Until EOF.
+    messages: Option<Receiver>,
 }
 
 impl Started {
@@ -70,23 +80,32 @@ impl Started {
         let child =
             unblock_signals(&mut command).spawn().with_context(|| format!("start {name}"))?;
         // The command goes, and with it our copy of the sending end: so we see EOF when the child ends.
-        Ok(Started { name: name.to_owned(), child, messages })
+        Ok(Started { name: name.to_owned(), child, messages: Some(messages) })
     }
 
     /// Whether something has come: also what is in the buffer, which the kernel does not know of. `show` tells of an error.
     fn is_ready(&mut self) -> bool {
-        self.messages.poll(Some(Duration::ZERO)).unwrap_or(true)
+        self.messages.as_mut().is_some_and(|it| it.poll(Some(Duration::ZERO)).unwrap_or(true))
     }
 
-    /// Shows one message. False at EOF.
-    fn show(&mut self) -> Result<bool> {
-        let Some(message) = self.messages.recv()? else { return Ok(false) };
-        print(&format!("{}: {}\n", self.name, String::from_utf8(message)?))?;
-        Ok(true)
+    /// Shows one message, or takes note of EOF.
+    fn show(&mut self) -> Result<()> {
+        let name = &self.name;
+        let Some(messages) = &mut self.messages else { return Ok(()) };
+        let Some(message) = messages.recv().with_context(|| format!("receive from {name}"))? else {
+            self.messages = None;
+            return Ok(());
+        };
+        print(&format!("{name}: {}\n", String::from_utf8(message)?))
     }
 
-    /// Waits for its end, also if it has only closed its stdout.
-    fn join(mut self) -> Result<()> {
+    /// Whether it has ended, too: it may have only closed its stdout.
+    fn is_gone(&mut self) -> bool {
+        self.messages.is_none() && !matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// An error if it failed.
+    fn check(mut self) -> Result<()> {
         let status = self.child.wait()?;
         ensure!(status.success(), "{}: {status}", self.name);
         Ok(())

@@ -9,7 +9,7 @@
 
 use std::io::{self, IsTerminal};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use common::{Process, print};
 use pipe::{Receiver, Sender};
 
@@ -20,8 +20,12 @@ fn main() -> Result<()> {
     let (receiver, sender) = pipe::simplex()?;
     // The worker keeps only the sending end and we only the receiving one, so we see EOF when it dies.
     let (worker, receiver) = Process::spawn_with("worker", (receiver, sender), work)?;
-    let shown = show(receiver);
-    worker.join().and(shown) // if both fail, the worker's failure is why
+    // EOF before the result: how the worker ended says why. An error of our own drops, and so kills, the worker.
+    if !show(receiver)? {
+        worker.join()?;
+        bail!("the worker ended before its result");
+    }
+    worker.join()
 }
 
 fn work(mut sender: Sender) -> Result<()> {
@@ -39,15 +43,19 @@ fn is_prime(n: u32) -> bool {
     n > 1 && (2..n).take_while(|d| d * d <= n).all(|d| n % d != 0)
 }
 
-fn show(mut receiver: Receiver) -> Result<()> {
-    // \r goes back to the start of the line, where the next one is written over this one.
-    let (start, end) = if io::stdout().is_terminal() { ("\r", "") } else { ("", "\n") };
-    loop {
-        let message = receiver.recv()?.context("recv: the worker ended before its result")?;
+/// Shows what comes, up to the result. False at EOF.
+fn show(mut receiver: Receiver) -> Result<bool> {
+    // Clears the line, and goes back to its start at the end: so whatever is printed next is written over it.
+    let (start, end) = if io::stdout().is_terminal() { ("\x1b[K", "\r") } else { ("", "\n") };
+    while let Some(message) = receiver.recv()? {
         let message = String::from_utf8(message)?;
         match message.split_once(' ').context("recv: not a message of ours")? {
             ("progress", number) => print(&format!("{start}{number:>3} %{end}"))?,
-            (_, number) => return print(&format!("{start}{number} primes below {LIMIT}\n")),
+            (_, number) => {
+                print(&format!("{start}{number} primes below {LIMIT}\n"))?;
+                return Ok(true);
+            }
         }
     }
+    Ok(false)
 }

@@ -75,15 +75,16 @@ fn give_all(team: &mut Vec<Member>, jobs: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// Our part of an exchange with one of them. Where it fails, how the worker ended tells more: killed, failed, panicked.
+/// Our part of an exchange with one of them. Where it fails, how the worker ended may tell more: killed, failed, panicked.
 fn exchange(
     team: &mut Vec<Member>,
     index: usize,
     part: impl FnOnce(&mut Member) -> Result<()>,
 ) -> Result<()> {
     part(&mut team[index]).or_else(|error| {
-        let (worker, _) = team.remove(index);
-        worker.join().and(Err(error))
+        let (worker, end) = team.remove(index);
+        drop(end); // so that it ends
+        worker.join_after(Err(error))
     })
 }
 

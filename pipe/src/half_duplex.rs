@@ -16,7 +16,7 @@ pub fn run() -> Result<()> {
     let (conn1, conn2) = pipe::simplex()?;
     let (subprocess, conn1) = Process::spawn_with("subprocess", (conn1, conn2), subprocess)?;
     let part = parent(conn1);
-    subprocess.join().and(part)
+    subprocess.join_after(part)
 }
 
 fn parent(mut conn1: Receiver) -> Result<()> {

@@ -37,8 +37,9 @@ fn story() -> Result<()> {
     // (Process(…) and start() in one: the process runs when this returns.)
     let (subprocess, conn1) = Process::spawn_with("subprocess", (conn1, conn2), subprocess)?;
     let part = parent(conn1);
-    // Unlike Python's, join() is an error when the child failed: which may be why the parent's part did, so it comes first.
-    subprocess.join().and(part)
+    // Unlike Python's, this is an error when the child failed. It may have failed because of our part, or our part because
+    // of it: if both did, the error says both.
+    subprocess.join_after(part)
 }
 
 fn parent(mut conn1: Connection) -> Result<()> {
