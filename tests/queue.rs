@@ -422,7 +422,7 @@ fn a_pool_on_redis_loses_no_job() {
     let url = format!("redis+unix://{}", socket.display());
     let pool = example(QUEUE, "redis_pool");
     tests::wait_for("redis", &mut || std::os::unix::net::UnixStream::connect(&socket).is_ok());
-    let results = (0..100u64).map(|job| format!("{job} squared is {}\n", job * job));
+    let results = (0..100u64).map(|job| format!("{job} squared: {}\n", job * job));
     let expected = results.collect::<String>() + "100 jobs done, none lost\n";
     // What one run leaves counts for nothing in the next.
     for run in ["one", "two"] {
@@ -446,6 +446,7 @@ fn a_pool_on_redis_loses_no_job() {
         collector.finish_killed();
         assert_eq!(start("collector").finish().succeeded(), expected);
         workers.into_iter().for_each(|worker| drop(worker.finish().succeeded()));
+        start("boss").finish().failed(1, &[&format!("{run} is done: take another name")]);
     }
     redis.kill_group(Signal::SIGKILL);
     redis.finish_killed();

@@ -389,6 +389,22 @@ fn what_was_left_under_the_name_is_made_anew_or_said() {
 }
 
 #[test]
+fn a_writer_without_memory_leaves_no_name() {
+    let latest = example(SHM, "latest");
+    let script = format!(
+        "head -c 4096 /dev/zero > /dev/shm/full; '{latest}' writer; code=$?; ls /dev/shm; exit $code"
+    );
+    let Some(mut command) = with_tmpfs(Path::new("/dev/shm"), "size=4k", &script) else {
+        return skip("a full /dev/shm (only root may mount)");
+    };
+    let finished = run(&mut command);
+    assert_eq!(finished.stdout, "full\n");
+    let error =
+        "posix_fallocate /cnblogs-latest\n\nCaused by:\n    ENOSPC: No space left on device";
+    finished.failed(1, &[error]);
+}
+
+#[test]
 fn frames_reach_any_number_of_viewers_and_none_holds_up_the_camera() {
     let frames = example(SHM, "frames");
     let dir = tests::temp_dir();

@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 use std::thread::sleep;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use common::print;
 use redis::Direction::{Left, Right};
 use redis::{Commands, Connection, cmd};
@@ -36,7 +36,11 @@ fn main() -> Result<()> {
     let mut redis = redis.get_connection_with_timeout(Duration::from_secs(10))?;
     let key = |what: &str| format!("cnblogs:{run}:{what}");
     match role.as_str() {
-        "boss" => Ok(redis.rpush(key("jobs"), (0..JOBS).collect::<Vec<_>>())?), // all, or none
+        "boss" => {
+            let done: u64 = redis.hlen(key("results"))?;
+            ensure!(done < JOBS, "{run} is done: take another name");
+            Ok(redis.rpush(key("jobs"), (0..JOBS).collect::<Vec<_>>())?) // all, or none
+        }
         "worker" => work(&mut redis, &key),
         "collector" => collect(&mut redis, &key),
         _ => bail!("{role}: expected boss, worker or collector"),
@@ -53,11 +57,17 @@ fn work(redis: &mut Connection, key: &dyn Fn(&str) -> String) -> Result<()> {
         // Blocks until there is a job, or looks again whether all are done.
         let job: Option<u64> = redis.blmove(key("jobs"), &doing, Left, Right, 1.0)?;
         let Some(job) = job else { continue };
-        sleep(Duration::from_millis(5)); // stands for work
-        redis.hset::<_, _, _, ()>(key("results"), job, job * job)?;
+        // A job that fails has a result, too: else it would end one worker after the other.
+        let result = square(job).map_or_else(|error| format!("{error:#}"), |it| it.to_string());
+        redis.hset::<_, _, _, ()>(key("results"), job, result)?;
         redis.lrem::<_, _, ()>(&doing, 1, job)?;
     }
     Ok(())
+}
+
+fn square(job: u64) -> Result<u64> {
+    sleep(Duration::from_millis(5)); // stands for work
+    job.checked_mul(job).context("too large")
 }
 
 fn collect(redis: &mut Connection, key: &dyn Fn(&str) -> String) -> Result<()> {
@@ -73,8 +83,8 @@ fn collect(redis: &mut Connection, key: &dyn Fn(&str) -> String) -> Result<()> {
         }
         sleep(Duration::from_millis(100)); // Redis has no event for a client that has gone
     }
-    for (job, result) in redis.hgetall::<_, BTreeMap<u64, u64>>(key("results"))? {
-        print(&format!("{job} squared is {result}\n"))?;
+    for (job, result) in redis.hgetall::<_, BTreeMap<u64, String>>(key("results"))? {
+        print(&format!("{job} squared: {result}\n"))?;
     }
     for what in ["jobs", "results", "workers"] {
         redis.expire::<_, ()>(key(what), 24 * 60 * 60)?;

@@ -1,8 +1,8 @@
 //! Queue: a producer and a consumer exchange values through bounded queues.
 //!
 //! The article's section 消息队列. As printed it ends in a TypeError, for want of a comma in `args=(que)`.
-//! It uses one queue for both directions, and only its sleeps keep a process from taking back what it has
-//! just put. Here each direction has its own.
+//! It uses one queue for both directions, and its sleeps only make it rare that a process takes back what it
+//! has just put. Here each direction has its own.
 //!
 //! ```text
 //!  producer ── products ──▶ consumer

@@ -76,7 +76,7 @@ fn claim(name: &str) -> Result<(Flock<File>, SharedMemory)> {
                 if length == 0 {
                     posix_fallocate(&*lock, 0, SIZE as i64)
                         .inspect_err(|_| drop(SharedMemory::remove(name)))
-                        .context("posix_fallocate")?;
+                        .with_context(|| format!("posix_fallocate {name}"))?;
                 }
                 if [0, SIZE].contains(&length) {
                     return Ok((lock, SharedMemory::open(name)?));

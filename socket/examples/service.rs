@@ -100,13 +100,19 @@ fn answer_all(stream: &Stream) -> io::Result<()> {
 }
 
 fn answer(line: &str) -> String {
-    let reply = sum(line).unwrap_or_else(|error| json!({ "error": error.to_string() })).to_string();
+    let reply = match serde_json::from_str::<Value>(line) {
+        Err(error) => json!({ "error": error.to_string() }),
+        Ok(request) => match sum(&request) {
+            Err(error) => json!({ "id": request["id"], "error": error.to_string() }),
+            Ok(sum) => json!({ "id": request["id"], "sum": sum }),
+        },
+    };
+    let reply = reply.to_string();
     if reply.len() < MAX_LINE { reply } else { json!({ "error": "too long a reply" }).to_string() }
 }
 
-/// `{"id": 1, "numbers": [1, 2]}` gives `{"id": 1, "sum": 3.0}`.
-fn sum(line: &str) -> serde_json::Result<Value> {
-    let request: Value = serde_json::from_str(line)?;
+/// The work: `{"id": 1, "numbers": [1, 2]}` gives `{"id": 1, "sum": 3.0}`.
+fn sum(request: &Value) -> serde_json::Result<f64> {
     let numbers: Vec<f64> = serde_json::from_value(request["numbers"].clone())?;
-    Ok(json!({ "id": request["id"], "sum": numbers.iter().sum::<f64>() }))
+    Ok(numbers.iter().sum())
 }
