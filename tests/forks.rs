@@ -86,7 +86,7 @@ fn only_the_process_that_came_first_unlinks_the_name() {
     let child = Process::spawn("child", || {
         // As values that are moved into it, which it drops at its end.
         #[expect(unsafe_code, reason = "what a move into the child would do there")]
-        // SAFETY: this process has copies of both, which nobody else drops. Not covered: nothing else.
+        // SAFETY: this process has copies of both, which nobody else drops. Not covered: nothing.
         drop(unsafe { (std::ptr::read(&first), std::ptr::read(&memory)) });
         Ok(())
     });
@@ -227,7 +227,7 @@ fn storm(pause: Duration) -> Process {
     // Without SA_RESTART: system calls come back with EINTR.
     let action = SigAction::new(SigHandler::Handler(nothing), SaFlags::empty(), SigSet::empty());
     #[expect(unsafe_code, reason = "the handler under test")]
-    // SAFETY: the handler does nothing, so it is safe at any point. Not covered: nothing else.
+    // SAFETY: the handler does nothing, so it is safe at any point. Not covered: nothing.
     unsafe { sigaction(Signal::SIGUSR1, &action) }.unwrap();
     let target = getpid();
     Process::spawn("storm", || {

@@ -252,7 +252,7 @@ fn what_is_ignored_stays_ignored() {
         for signal in [Signal::SIGHUP, Signal::SIGCHLD] {
             let ignore = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
             #[expect(unsafe_code, reason = "what a parent may have done to us")]
-            // SAFETY: installs no handler. Not covered: nothing else.
+            // SAFETY: installs no handler. Not covered: nothing.
             unsafe { sigaction(signal, &ignore) }?;
         }
         block_signals()?;
@@ -399,7 +399,7 @@ fn a_parent_that_ignores_its_children_is_no_hang() {
         let (grandchild, go) = spawn_waiting()?;
         let ignore = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
         #[expect(unsafe_code, reason = "what other code may have done")]
-        // SAFETY: installs no handler. Not covered: nothing else.
+        // SAFETY: installs no handler. Not covered: nothing.
         unsafe { sigaction(Signal::SIGCHLD, &ignore) }?;
         drop(go);
         // It may have ended by now, and its status be gone: an error, but no hang.

@@ -464,7 +464,7 @@ fn signals_change_nothing() {
     // Without SA_RESTART: each call that waits comes back with EINTR.
     let action = SigAction::new(SigHandler::Handler(nothing), SaFlags::empty(), SigSet::empty());
     #[expect(unsafe_code, reason = "the handler under test")]
-    // SAFETY: the handler does nothing, so it is safe at any point. Not covered: nothing else.
+    // SAFETY: the handler does nothing, so it is safe at any point. Not covered: nothing.
     unsafe { sigaction(Signal::SIGUSR1, &action) }.unwrap();
     let parent = getpid();
     // Fires at this process and at all its children, which inherit the handler.

@@ -1,13 +1,13 @@
 //! Processes as `multiprocessing.Process` starts them on Linux: by fork(2), and never left behind.
 //!
-//! [`Process::spawn`] forks a child for a closure; [`supervise`] waits for several children and stops the others when
+//! [`Process::spawn`] forks a child that runs a closure; [`supervise`] waits for several children and stops the others when
 //! one fails. This file needs no other: copy it with `nix` and `anyhow`.
 //!
 //! # Hazards
 //!
 //! A fork copies everything, and both processes go on with their copy:
 //!
-//! - Descriptors: while *any* process keeps a copy of the far end of a pipe, its reader never sees EOF. Close what is
+//! - Descriptors: while *any* process keeps a copy of a pipe's writing end, the reader sees no EOF. Close what is
 //!   not yours, or let [`Process::spawn_with`] do it. That includes what the parent holds for other children.
 //! - Connections: on a stream that was open before, replies go to whichever process reads first. Connect in the child.
 //! - Random numbers: a generator that was seeded before gives both the same ones. Seed it in the child.
@@ -191,7 +191,7 @@ impl Process {
         let name = &self.name;
         while self.status.is_none() {
             let mut status = 0;
-            // SAFETY: the address is valid for the length of the call. Not covered: nothing else.
+            // SAFETY: the address is valid for the length of the call. Not covered: nothing.
             match Errno::result(unsafe { libc::waitpid(self.pid.as_raw(), &mut status, flags) }) {
                 Err(Errno::EINTR) => {}
                 Ok(0) => return Ok(false),
@@ -272,7 +272,7 @@ pub fn stop_signals() -> Result<SignalFd> {
 pub fn unblock_signals(command: &mut Command) -> &mut Command {
     let signals: SigSet = SIGNALS.into_iter().collect();
     // SAFETY: this runs in the child, between fork and exec. The parent may have threads, so only
-    // async-signal-safe calls are allowed there: it calls pthread_sigmask(3). Not covered: nothing else; it
+    // async-signal-safe calls are allowed there: it calls pthread_sigmask(3). Not covered: nothing; it
     // neither allocates nor locks.
     unsafe { command.pre_exec(move || Ok(signals.thread_unblock()?)) }
 }
@@ -338,7 +338,7 @@ fn watch(running: &mut Vec<Process>) -> Result<()> {
 /// Waits until a child has ended, or the time has; a stop signal is an error.
 fn wait_for_signal(timeout: Duration) -> Result<()> {
     let (signals, timeout) = (SIGNALS.into_iter().collect::<SigSet>(), TimeSpec::from(timeout));
-    // SAFETY: the addresses are valid for the length of the call; null: no details. Not covered: nothing else.
+    // SAFETY: the addresses are valid for the length of the call; null: no details. Not covered: nothing.
     let signal = unsafe { libc::sigtimedwait(signals.as_ref(), ptr::null_mut(), timeout.as_ref()) };
     match Errno::result(signal) {
         Ok(libc::SIGCHLD) | Err(Errno::EAGAIN | Errno::EINTR) => Ok(()),
@@ -349,7 +349,7 @@ fn wait_for_signal(timeout: Duration) -> Result<()> {
     }
 }
 
-/// Writes `text` to stdout, at once. That nobody reads it (`| head -1`) is no error, unlike with `println!`.
+/// Writes `text` to stdout, at once. A missing reader (`| head -1`) is no error, unlike with `println!`.
 pub fn print(text: &str) -> Result<()> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {

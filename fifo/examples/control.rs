@@ -7,9 +7,9 @@
 //! ```
 //!
 //! Run it with `cargo run -p fifo --example control [DIRECTORY]`. One daemon at a time in a directory; a bad line is
-//! reported and skipped; what is written while the daemon is busy waits in the FIFO. Asked to stop, it first works off
-//! what lies there, for up to a second; what is left then, it tells. Answers go to its stdout: to answer each shell, use a
-//! Unix-domain socket. A FIFO that it has not made, such as one that a killed daemon left, it uses and leaves there.
+//! reported and skipped; what is written while the daemon is busy waits in the FIFO. Asked to stop, it first handles what is
+//! there, for up to a second, and reports what is left. Answers go to its stdout: to answer each shell, use a Unix-domain
+//! socket. It uses but does not remove a FIFO that it has not made, such as a killed daemon's.
 //!
 //! In a script, when perhaps no daemon runs: `test -p control && timeout 1 sh -c 'echo status > control'`. It neither makes
 //! a regular file nor waits forever.

@@ -121,7 +121,7 @@ pub fn collect(path: &Path) -> io::Result<Collector> {
     fail(ErrorKind::ResourceBusy, "another process collects its lines".to_owned())
 }
 
-/// Makes it under another name, and gives it its own only when it is locked: so whoever makes it collects, and removes it.
+/// Makes the FIFO under another name, and links it to `path` once locked: so whoever makes it collects, and removes it.
 fn collect_new(path: &Path) -> io::Result<Option<Collector>> {
     let mut new = path.as_os_str().to_owned();
     new.push(format!(".{}", std::process::id()));
@@ -181,8 +181,8 @@ impl Deref for Collector {
 ///
 /// Otherwise they would block forever, since no peer can find it any more. An unblocked reader gets EOF, a writer
 /// `BrokenPipe`. What a writer has written all the same, before it could be told, is returned, and so is what a process
-/// that still has it open has not read yet: a [`Guard`] leaves that to it. Takes 51 ms, for those who were just looking
-/// the path up. Needs /proc and two descriptors; without them it fails, and nothing is removed.
+/// that still has it open has not read yet: a [`Guard`] leaves that to it. Takes 51 ms, for processes just
+/// looking the path up. Needs /proc and three descriptors; without them it fails, and nothing is removed.
 /// Anything else at `path` is left alone, and is an error.
 pub fn remove(path: &Path) -> io::Result<Vec<u8>> {
     unlink(path, true, None)
@@ -221,7 +221,7 @@ fn unlink(path: &Path, takes_all: bool, open_here: Option<Flock<File>>) -> io::R
     Ok(unread)
 }
 
-/// Removes a FIFO when dropped, if this process made it, and not what else may have its name by then.
+/// Removes a FIFO when dropped, if this process made it, and nothing else that has its name by then.
 #[derive(Debug)]
 pub struct Guard {
     path: PathBuf,
@@ -266,7 +266,7 @@ impl Drop for Guard {
 
 /// Waits until there is something to read, or EOF: ppoll(2), `select.select`.
 ///
-/// False when `timeout` went by; with `None` it blocks as long as it takes. [`read_line`] may still block for the rest
+/// False when `timeout` passed; with `None` it blocks as long as it takes. [`read_line`] may still block for the rest
 /// of a line. At EOF it returns true at once.
 pub fn poll(fifo: &BufReader<File>, timeout: Option<Duration>) -> io::Result<bool> {
     let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));

@@ -11,7 +11,7 @@
 //! `redis+unix:///path`. RUN is a name for this run: what another one left counts for nothing.
 //!
 //! A worker takes a job by moving it into a list of its own. The collector puts back the jobs of a worker that is gone: so
-//! whichever is killed, no job is lost; some may be done twice, and count once. What was stored goes
+//! whichever is killed, no job is lost; some may be done twice, and count once. The keys expire
 //! a day after a collector is done. (That Redis itself keeps the jobs over a restart is its own setting.)
 
 use std::collections::BTreeMap;
@@ -57,7 +57,7 @@ fn work(redis: &mut Connection, key: &dyn Fn(&str) -> String) -> Result<()> {
         // Blocks until there is a job, or looks again whether all are done.
         let job: Option<u64> = redis.blmove(key("jobs"), &doing, Left, Right, 1.0)?;
         let Some(job) = job else { continue };
-        // A job that fails has a result, too: else it would end one worker after the other.
+        // A job that fails has a result, too, or it would end each worker in turn.
         let result = square(job).map_or_else(|error| format!("{error:#}"), |it| it.to_string());
         redis.hset::<_, _, _, ()>(key("results"), job, result)?;
         redis.lrem::<_, _, ()>(&doing, 1, job)?;

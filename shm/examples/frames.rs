@@ -116,7 +116,7 @@ fn receive(camera: &Stream) -> Result<Option<Mmap>> {
     let mut files = Vec::new();
     for control in message.cmsgs().context("more descriptors than one")? {
         if let ControlMessageOwned::ScmRights(descriptors) = control {
-            // SAFETY: the kernel has just made these descriptors, for us alone. Not covered: nothing else.
+            // SAFETY: the kernel has just made these descriptors, for us alone. Not covered: nothing.
             files.extend(
                 descriptors.into_iter().map(|fd| File::from(unsafe { OwnedFd::from_raw_fd(fd) })),
             );
@@ -131,6 +131,6 @@ fn receive(camera: &Stream) -> Result<Option<Mmap>> {
     ensure!(is_sealed, "a frame is not sealed: it could change");
     let size = file.metadata()?.len();
     ensure!(size == SIZE as u64, "a frame of {size} bytes, not {SIZE}");
-    // SAFETY: it is sealed, so it can neither change nor shrink as long as it is mapped. Not covered: nothing else.
+    // SAFETY: it is sealed, so it can neither change nor shrink as long as it is mapped. Not covered: nothing.
     Ok(Some(unsafe { Mmap::map(file) }.context("mmap")?))
 }

@@ -78,7 +78,7 @@ pub fn program(exe: &str, args: &[&str]) -> Command {
     let mut command = Command::new(exe);
     command.args(args).env_remove("NO_COLOR").env_remove("IPC_LOG");
     #[expect(unsafe_code, reason = "only a child may change what it does on a signal")]
-    // SAFETY: sigaction is async-signal-safe. Not covered: nothing else.
+    // SAFETY: sigaction is async-signal-safe. Not covered: nothing.
     unsafe {
         command.pre_exec(stop_signals_as_usual);
     }
@@ -116,7 +116,7 @@ pub(crate) fn stop_signals_as_usual() -> std::io::Result<()> {
     for signal in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM] {
         let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
         #[expect(unsafe_code, reason = "there is no safe way")]
-        // SAFETY: installs no handler. Not covered: nothing else.
+        // SAFETY: installs no handler. Not covered: nothing.
         unsafe { sigaction(signal, &default) }?;
     }
     Ok(())

@@ -84,7 +84,7 @@ pub fn trace(exe: &str, args: &[&str], calls: &str, names: &[&str]) -> Rows {
     let mut strace = program("strace", &["-ff", "-s", "64", "-o", prefix.to_str().unwrap()]);
     strace.args(["-e", &calls, exe]).args(args);
     #[expect(unsafe_code, reason = "only a child may close what it inherits")]
-    // SAFETY: close_range is async-signal-safe. Not covered: nothing else.
+    // SAFETY: close_range is async-signal-safe. Not covered: nothing.
     unsafe {
         strace.pre_exec(|| {
             // What cargo hands down would shift the numbers.
