@@ -55,13 +55,18 @@ fn main() -> Result<ExitCode> {
             break;
         }
     }
-    daemon.take(&fifo.remove()?); // what came in the meantime
+    let left = fifo.remove();
+    daemon.take(left.as_deref().unwrap_or_default()); // what came in the meantime
     while let Some(command) = daemon.commands.pop_front() {
         match daemon.has_quit || is_over(deadline) {
             true => log(&format!("not done: {command:?}")),
             false => daemon.obey(&command),
         }
     }
+    if !daemon.line.is_empty() {
+        log(&format!("without its end, not done: {:?}", String::from_utf8_lossy(&daemon.line)));
+    }
+    left?;
     let signal = if deadline.is_some() { stop.read_signal()? } else { None };
     Ok(ExitCode::from(signal.map_or(0, |signal| 128 + signal.ssi_signo as u8)))
 }

@@ -28,10 +28,10 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, Flock, FlockArg, OFlag, fcntl};
+use nix::fcntl::{Flock, FlockArg, OFlag};
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::stat::Mode;
 use nix::unistd::{geteuid, mkfifo};
@@ -97,21 +97,23 @@ pub fn collect(path: &Path) -> io::Result<Collector> {
     let fail = |kind, what: String| Err(named("collect", path, io::Error::new(kind, what)));
     for _ in 0..100 {
         match open_collector(path) {
-            Err(error) if error.kind() == ErrorKind::NotFound => match collect_new(path) {
-                Ok(None) => {} // another was faster
-                Ok(Some(collector)) => return Ok(collector),
-                Err(error) => return Err(named("mkfifo", path, error)),
-            },
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                let made = collect_new(path).map_err(|error| named("mkfifo", path, error))?;
+                if let Some(collector) = made {
+                    return Ok(collector);
+                }
+            }
             opened => {
-                let (file, there) =
-                    opened.and_then(|file| file.metadata().map(|there| (file, there)))?;
-                if there.uid() != geteuid().as_raw() {
-                    let what = format!("it belongs to user {}", there.uid());
+                let file = opened?;
+                let owner = file.metadata()?.uid();
+                if owner != geteuid().as_raw() {
+                    let what = format!("it belongs to user {owner}");
                     return fail(ErrorKind::PermissionDenied, what);
                 }
                 match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+                    // Unless whoever had it before has removed it.
                     Ok(file) if file.metadata()?.nlink() > 0 => {
-                        return Ok(Collector { guard: Guard::new(path, None), file });
+                        return Ok(Collector { guard: Guard::new(path, false)?, file });
                     }
                     _ => sleep(Duration::from_millis(1)),
                 }
@@ -122,24 +124,23 @@ pub fn collect(path: &Path) -> io::Result<Collector> {
 }
 
 /// Makes the FIFO under another name, and links it to `path` once locked: so whoever makes it collects, and removes it.
+/// `None` if another process was faster.
 fn collect_new(path: &Path) -> io::Result<Option<Collector>> {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let mut new = path.as_os_str().to_owned();
-    new.push(format!(".{}", std::process::id()));
+    new.push(format!(".{}-{}", std::process::id(), now.as_nanos()));
     let new = Path::new(&new);
-    let make = || mkfifo(new, Mode::S_IRUSR | Mode::S_IWUSR);
-    match make() {
-        // Left by a process that had our id, and was killed just here.
-        Err(Errno::EEXIST) if !create(new)? => fs::remove_file(new).and_then(|()| Ok(make()?))?,
-        made => made?,
-    }
+    mkfifo(new, Mode::S_IRUSR | Mode::S_IWUSR)?;
     let linked = open_collector(new).and_then(|file| {
-        let made = open(new, File::options().read(true), OFlag::O_PATH)?;
-        let file =
-            Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| errno)?;
+        let mut guard = Guard::new(new, false)?;
+        let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock);
+        let file = lock.map_err(|(_, errno)| errno)?;
         match fs::hard_link(new, path) {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(None),
             linked => {
-                linked.map(|()| Some(Collector { guard: Guard::new(path, Some(made)), file }))
+                linked?;
+                (guard.path, guard.maker) = (path.to_owned(), Some(std::process::id()));
+                Ok(Some(Collector { guard, file }))
             }
         }
     });
@@ -157,15 +158,10 @@ pub struct Collector {
 
 impl Collector {
     /// Closes it, and removes the FIFO if this process made it. Returns what lies in it, and what writers add before
-    /// they notice.
+    /// they notice: as [`remove`] does.
     pub fn remove(mut self) -> io::Result<Vec<u8>> {
-        if self.guard.is_due() {
-            return unlink(&self.guard.path, true, Some(self.file));
-        }
-        let mut unread = Vec::new();
-        fcntl(&*self.file, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-        let _ = (&*self.file).take(1 << 20).read_to_end(&mut unread); // until it would block
-        Ok(unread)
+        let removes = self.guard.is_maker();
+        take_down(&self.guard.path, &self.guard.fifo, removes, true, Some(self.file))
     }
 }
 
@@ -185,17 +181,23 @@ impl Deref for Collector {
 /// looking the path up. Needs /proc and three descriptors; without them it fails, and nothing is removed.
 /// Anything else at `path` is left alone, and is an error.
 pub fn remove(path: &Path) -> io::Result<Vec<u8>> {
-    unlink(path, true, None)
+    let fifo = open(path, File::options().read(true), OFlag::O_PATH);
+    let fifo = fifo.map_err(|error| named("unlink", path, error))?;
+    take_down(path, &fifo, true, true, None)
 }
 
-/// [`remove`], and closes what the caller has open. Where a process still reads the FIFO, what lies in it is returned
-/// only if `takes_all`, or else left to it.
-fn unlink(path: &Path, takes_all: bool, open_here: Option<Flock<File>>) -> io::Result<Vec<u8>> {
+/// Removes a FIFO from `path`, or only closes what is `open` here. What lies in it is returned, if `takes_all`; else it is
+/// left to a process that reads it.
+fn take_down(
+    path: &Path,
+    fifo: &File,
+    removes: bool,
+    takes_all: bool,
+    open: Option<Flock<File>>,
+) -> io::Result<Vec<u8>> {
     let fail = |error| named("unlink", path, error);
-    let fifo = open(path, File::options().read(true), OFlag::O_PATH).map_err(fail)?;
-    let fifo = PathBuf::from(format!("/proc/self/fd/{}", fifo.as_raw_fd()));
-    let end =
-        |options: &mut OpenOptions| options.custom_flags(OFlag::O_NONBLOCK.bits()).open(&fifo);
+    let by_descriptor = format!("/proc/self/fd/{}", fifo.as_raw_fd()); // the path may lead elsewhere by now
+    let end = |it: &mut OpenOptions| it.custom_flags(OFlag::O_NONBLOCK.bits()).open(&by_descriptor);
     let reader = || end(File::options().read(true));
     let writer = || end(File::options().write(true)); // fails if nobody reads
     let mut unread = Vec::new();
@@ -208,53 +210,61 @@ fn unlink(path: &Path, takes_all: bool, open_here: Option<Flock<File>>) -> io::R
     let is_read = writer().is_ok();
     let ours = reader().map_err(fail)?;
     let _keeps_what_lies_there = writer().map_err(fail)?;
-    fs::remove_file(path).map_err(fail)?;
-    drop(open_here);
+    let id = |it: Metadata| (it.dev(), it.ino());
+    if removes && fs::symlink_metadata(path).map(id).ok() == fifo.metadata().map(id).ok() {
+        fs::remove_file(path).map_err(fail)?;
+    }
+    drop(open);
     close(ours, takes_all || !is_read);
     // Now whoever has it open for writing can notice. And again, for those who were just looking the path up.
     for pause in [1, 10, 40] {
         sleep(Duration::from_millis(pause));
-        let is_read = writer().is_ok();
+        let is_read = writer().is_ok(); // perhaps by the next collector
         let Ok(ours) = reader() else { break };
-        close(ours, takes_all || !is_read);
+        close(ours, takes_all && removes || !is_read);
     }
     Ok(unread)
 }
 
-/// Removes a FIFO when dropped, if this process made it, and nothing else that has its name by then.
+/// Removes a FIFO when dropped, if this process made it, and nothing else that has its name by then. (But for what is
+/// given that name in the very moment of the removal.)
 #[derive(Debug)]
 pub struct Guard {
     path: PathBuf,
-    /// The FIFO that was made. Open, so that its inode number is not given to another file.
-    made: Option<File>,
-    process: u32,
+    /// Open, as `O_PATH`, so that its inode number is not given to another file.
+    fifo: File,
+    /// The process that made it and is to remove it. (A forked child has a copy of this value.)
+    maker: Option<u32>,
 }
 
 impl Guard {
     /// [`create`], and a guard for what that made.
     pub fn create(path: &Path) -> io::Result<Guard> {
         let is_made = create(path)?;
-        let made = is_made.then(|| open(path, File::options().read(true), OFlag::O_PATH));
-        let made = made.transpose().inspect_err(|_| drop(fs::remove_file(path)))?;
-        Ok(Guard::new(path, made))
+        Guard::new(path, is_made).inspect_err(|_| {
+            if is_made {
+                let _ = fs::remove_file(path);
+            }
+        })
     }
 
-    fn new(path: &Path, made: Option<File>) -> Guard {
-        Guard { path: path.to_owned(), made, process: std::process::id() }
+    fn new(path: &Path, is_made: bool) -> io::Result<Guard> {
+        let fifo = open(path, File::options().read(true), OFlag::O_PATH);
+        let fifo = fifo.map_err(|error| named("open", path, error))?;
+        Ok(Guard { path: path.to_owned(), fifo, maker: is_made.then(std::process::id) })
     }
 
     /// Removes it now; returns what [`remove`] does, unless somebody still reads: then it is left to that reader.
     pub fn remove(&mut self) -> io::Result<Vec<u8>> {
-        if self.is_due() { unlink(&self.path, false, None) } else { Ok(Vec::new()) }
+        match self.is_maker() {
+            true => take_down(&self.path, &self.fifo, true, false, None),
+            false => Ok(Vec::new()),
+        }
     }
 
-    /// Whether what it made is still there, and to be removed: asked once.
-    fn is_due(&mut self) -> bool {
-        let id = |it: Metadata| (it.dev(), it.ino());
-        let made = self.made.take().and_then(|file| file.metadata().ok()).map(id);
-        let there = fs::symlink_metadata(&self.path).ok().map(id);
-        // A forked child has a copy of this value, but the FIFO is not its own.
-        self.process == std::process::id() && made.is_some() && made == there
+    /// Whether it is for this process to remove it: asked once.
+    fn is_maker(&mut self) -> bool {
+        self.maker.take() == Some(std::process::id())
     }
 }
 
@@ -455,19 +465,24 @@ mod tests {
         }
     }
 
-    /// Killed where it had made it under another name, by a process that had our id.
+    /// Also where processes of several pid namespaces have the same id.
     #[test]
-    fn what_a_killed_collector_left_is_in_nobodys_way() {
+    fn of_many_collectors_with_one_process_id_one_collects() {
         let (_dir, path) = made();
         fs::remove_file(&path).unwrap();
-        let left = format!("{}.{}", path.display(), std::process::id());
-        create(Path::new(&left)).unwrap();
-        drop(collect(&path).unwrap());
-        assert!(!path.exists() && !Path::new(&left).exists());
-        // But for what is no FIFO.
-        fs::write(&left, "precious").unwrap();
-        assert_eq!(collect(&path).unwrap_err().kind(), ErrorKind::AlreadyExists);
-        assert_eq!(fs::read_to_string(&left).unwrap(), "precious");
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..20 {
+                        match collect(&path) {
+                            Ok(collector) => drop(collector),
+                            Err(error) => assert_eq!(error.kind(), ErrorKind::ResourceBusy),
+                        }
+                    }
+                });
+            }
+        });
+        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 0, "left behind");
     }
 
     #[test]

@@ -39,12 +39,12 @@ pub fn run(role: &str, dir: &Path) -> Result<()> {
     let requests = fifo::collect(&dir.join(REQUESTS))?;
     let mut pipe_out = Guard::create(&dir.join(REPLIES))?;
     let result = supervise([Process::spawn(role, || consumer(&requests, dir))?]);
-    pipe_out.remove()?; // while pipe.in is locked: the next consumer makes its own
+    let removed = pipe_out.remove(); // while pipe.in is locked: the next consumer makes its own
     let unread = requests.remove()?;
     if !unread.is_empty() {
         say!("leaves {} bytes unread: {}", unread.len(), String::from_utf8_lossy(&unread))?;
     }
-    result
+    result.and(removed.map(drop).map_err(Into::into))
 }
 
 fn wait_for_a_consumer(dir: &Path) -> Result<()> {
@@ -59,7 +59,8 @@ fn wait_for_a_consumer(dir: &Path) -> Result<()> {
 
 /// The story's consumer, for any number of writers, until one of them says `exit`.
 fn consumer(requests: &File, dir: &Path) -> Result<()> {
-    // One byte at a time: what comes after `exit` or a stop signal stays in the FIFO, for the report.
+    // One byte at a time: what comes after `exit`, or after the line that a stop signal cuts short, stays in the FIFO, for the
+    // report.
     let mut requests = BufReader::with_capacity(1, requests);
     say!("waits for a reader at {REPLIES}")?;
     let mut replies = fifo::open_writer(&dir.join(REPLIES))?;
