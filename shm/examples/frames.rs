@@ -56,7 +56,7 @@ fn camera(path: &str) -> Result<ExitCode> {
             }
         }
         number = number.wrapping_add(1);
-        let frame = seal(&vec![number; SIZE])?;
+        let Some(frame) = seal(&vec![number; SIZE])? else { continue };
         // One frame for each byte that a viewer has sent: so none piles up before one that is slow.
         viewers.retain(|mut viewer: &Stream| match viewer.read(&mut [0]) {
             Ok(0) => false,
@@ -76,12 +76,14 @@ fn is_ready(fd: BorrowedFd, timeout: PollTimeout) -> bool {
 const SEALS: SealFlag = SealFlag::F_SEAL_WRITE.union(SealFlag::F_SEAL_SHRINK);
 
 /// Memory without a name, with a frame that nobody changes any more.
-fn seal(frame: &[u8]) -> Result<File> {
+fn seal(frame: &[u8]) -> Result<Option<File>> {
     let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
     let mut file = File::from(memfd_create("frame", flags).context("memfd_create")?);
     file.write_all(frame).context("write a frame")?; // the only copy
-    fcntl(&file, FcntlArg::F_ADD_SEALS(SEALS)).context("seal a frame")?;
-    Ok(file)
+    match fcntl(&file, FcntlArg::F_ADD_SEALS(SEALS)) {
+        Err(Errno::EBUSY) => Ok(None), // the kernel is at one of its pages, to move it, say: skip this frame
+        sealed => sealed.context("seal a frame").map(|_| Some(file)),
+    }
 }
 
 fn send(viewer: &Stream, frame: &File) -> nix::Result<usize> {
