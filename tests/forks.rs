@@ -307,7 +307,6 @@ fn a_fifo_that_cannot_be_guarded_is_not_left_behind() {
     let child = Process::spawn("child", || {
         let _taken = use_up_descriptors()?;
         assert!(fifo::Guard::create(&path).is_err());
-        assert!(fifo::collect(&path).is_err());
         Ok(())
     });
     child.unwrap().join().unwrap();

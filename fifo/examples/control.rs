@@ -9,7 +9,7 @@
 //! Run it with `cargo run -p fifo --example control [DIRECTORY]`. One daemon at a time in a directory; a bad line is
 //! reported and skipped; what is written while the daemon is busy waits in the FIFO. Asked to stop, it first handles what is
 //! there, for up to a second, and reports what is left. Answers go to its stdout: to answer each shell, use a Unix-domain
-//! socket. It uses but does not remove a FIFO that it has not made, such as a killed daemon's.
+//! socket. A FIFO that was made by hand it uses, and does not remove.
 //!
 //! In a script, when perhaps no daemon runs: `test -p control && timeout 1 sh -c 'echo status > control'`. It neither makes
 //! a regular file nor waits forever.

@@ -28,7 +28,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag};
@@ -91,61 +91,39 @@ pub fn open_collector(path: &Path) -> io::Result<File> {
 
 /// Makes a FIFO, or takes one of this user that is there, and opens it as its only collector: [`open_collector`], flock(2).
 ///
+/// What it makes carries the sticky bit, which means nothing else for a FIFO: so whichever collector is the last removes
+/// it, also after one that was killed, but never one that somebody made by hand.
+///
 /// Fails with `ResourceBusy` if another process has locked it for 100 ms: one that was killed may still be dying, and one
 /// that ends may be removing it.
 pub fn collect(path: &Path) -> io::Result<Collector> {
     let fail = |kind, what: String| Err(named("collect", path, io::Error::new(kind, what)));
     for _ in 0..100 {
-        match open_collector(path) {
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                let made = collect_new(path).map_err(|error| named("mkfifo", path, error))?;
-                if let Some(collector) = made {
-                    return Ok(collector);
-                }
+        let opened = open_collector(path);
+        if opened.as_ref().is_err_and(|error| error.kind() == ErrorKind::NotFound) {
+            match mkfifo(path, Mode::S_IRUSR | Mode::S_IWUSR | Mode::S_ISVTX) {
+                Ok(()) | Err(Errno::EEXIST) => continue, // or by another: the lock decides
+                Err(errno) => return Err(named("mkfifo", path, errno.into())),
             }
-            opened => {
-                let file = opened?;
-                let owner = file.metadata()?.uid();
-                if owner != geteuid().as_raw() {
-                    let what = format!("it belongs to user {owner}");
-                    return fail(ErrorKind::PermissionDenied, what);
-                }
-                match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-                    // Unless whoever had it before has removed it.
-                    Ok(file) if file.metadata()?.nlink() > 0 => {
-                        return Ok(Collector { guard: Guard::new(path, false)?, file });
-                    }
-                    _ => sleep(Duration::from_millis(1)),
-                }
+        }
+        let file = opened?;
+        let there = file.metadata()?;
+        if there.uid() != geteuid().as_raw() {
+            return fail(
+                ErrorKind::PermissionDenied,
+                format!("it belongs to user {}", there.uid()),
+            );
+        }
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            // Unless whoever had locked it has removed it.
+            Ok(file) if file.metadata()?.nlink() > 0 => {
+                let removes = there.mode() & Mode::S_ISVTX.bits() != 0;
+                return Ok(Collector { guard: Guard::new(path, removes)?, file });
             }
+            _ => sleep(Duration::from_millis(1)),
         }
     }
     fail(ErrorKind::ResourceBusy, "another process collects its lines".to_owned())
-}
-
-/// Makes the FIFO under another name, and links it to `path` once locked: so whoever makes it collects, and removes it.
-/// `None` if another process was faster.
-fn collect_new(path: &Path) -> io::Result<Option<Collector>> {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    let mut new = path.as_os_str().to_owned();
-    new.push(format!(".{}-{}", std::process::id(), now.as_nanos()));
-    let new = Path::new(&new);
-    mkfifo(new, Mode::S_IRUSR | Mode::S_IWUSR)?;
-    let linked = open_collector(new).and_then(|file| {
-        let mut guard = Guard::new(new, false)?;
-        let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock);
-        let file = lock.map_err(|(_, errno)| errno)?;
-        match fs::hard_link(new, path) {
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(None),
-            linked => {
-                linked?;
-                (guard.path, guard.maker) = (path.to_owned(), Some(std::process::id()));
-                Ok(Some(Collector { guard, file }))
-            }
-        }
-    });
-    let _ = fs::remove_file(new);
-    linked
 }
 
 /// The only collector of a FIFO: the file that [`collect`] opens. The kernel unlocks it when the process dies.
@@ -157,10 +135,10 @@ pub struct Collector {
 }
 
 impl Collector {
-    /// Closes it, and removes the FIFO if this process made it. Returns what lies in it, and what writers add before
+    /// Closes it, and removes the FIFO if a collector made it. Returns what lies in it, and what writers add before
     /// they notice: as [`remove`] does.
     pub fn remove(mut self) -> io::Result<Vec<u8>> {
-        let removes = self.guard.is_maker();
+        let removes = self.guard.removes();
         take_down(&self.guard.path, &self.guard.fifo, removes, true, Some(self.file))
     }
 }
@@ -233,8 +211,8 @@ pub struct Guard {
     path: PathBuf,
     /// Open, as `O_PATH`, so that its inode number is not given to another file.
     fifo: File,
-    /// The process that made it and is to remove it. (A forked child has a copy of this value.)
-    maker: Option<u32>,
+    /// The process that is to remove it. (A forked child has a copy of this value.)
+    remover: Option<u32>,
 }
 
 impl Guard {
@@ -248,23 +226,23 @@ impl Guard {
         })
     }
 
-    fn new(path: &Path, is_made: bool) -> io::Result<Guard> {
+    fn new(path: &Path, removes: bool) -> io::Result<Guard> {
         let fifo = open(path, File::options().read(true), OFlag::O_PATH);
         let fifo = fifo.map_err(|error| named("open", path, error))?;
-        Ok(Guard { path: path.to_owned(), fifo, maker: is_made.then(std::process::id) })
+        Ok(Guard { path: path.to_owned(), fifo, remover: removes.then(std::process::id) })
     }
 
     /// Removes it now; returns what [`remove`] does, unless somebody still reads: then it is left to that reader.
     pub fn remove(&mut self) -> io::Result<Vec<u8>> {
-        match self.is_maker() {
+        match self.removes() {
             true => take_down(&self.path, &self.fifo, true, false, None),
             false => Ok(Vec::new()),
         }
     }
 
     /// Whether it is for this process to remove it: asked once.
-    fn is_maker(&mut self) -> bool {
-        self.maker.take() == Some(std::process::id())
+    fn removes(&mut self) -> bool {
+        self.remover.take() == Some(std::process::id())
     }
 }
 
