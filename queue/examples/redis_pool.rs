@@ -15,6 +15,7 @@
 //! a day after a collector is done. (That Redis itself keeps the jobs over a restart is its own setting.)
 
 use std::collections::BTreeMap;
+use std::panic::catch_unwind;
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -25,6 +26,9 @@ use redis::{Commands, Connection, cmd};
 
 const JOBS: u64 = 100;
 
+/// How the result of a job that failed begins.
+const FAILED: &str = "failed: ";
+
 fn main() -> Result<()> {
     let args: Vec<_> = std::env::args().skip(1).collect();
     let [role, url, run] = &args[..] else {
@@ -33,7 +37,8 @@ fn main() -> Result<()> {
         );
     };
     let redis = redis::Client::open(url.as_str())?;
-    let mut redis = redis.get_connection_with_timeout(Duration::from_secs(10))?;
+    let redis = redis.get_connection_with_timeout(Duration::from_secs(10));
+    let mut redis = redis.context("connect to Redis")?;
     let key = |what: &str| format!("cnblogs:{run}:{what}");
     match role.as_str() {
         "boss" => {
@@ -41,8 +46,12 @@ fn main() -> Result<()> {
             ensure!(done < JOBS, "{run} is done: take another name");
             Ok(redis.rpush(key("jobs"), (0..JOBS).collect::<Vec<_>>())?) // all, or none
         }
-        "worker" => work(&mut redis, &key),
-        "collector" => collect(&mut redis, &key),
+        "worker" => work(&mut redis, &key).context("a worker on Redis"),
+        "collector" => {
+            let failed = collect(&mut redis, &key).context("the collector on Redis")?;
+            ensure!(failed == 0, "{failed} of {JOBS} jobs failed");
+            Ok(())
+        }
         _ => bail!("{role}: expected boss, worker or collector"),
     }
 }
@@ -57,8 +66,9 @@ fn work(redis: &mut Connection, key: &dyn Fn(&str) -> String) -> Result<()> {
         // Blocks until there is a job, or looks again whether all are done.
         let job: Option<u64> = redis.blmove(key("jobs"), &doing, Left, Right, 1.0)?;
         let Some(job) = job else { continue };
-        // A job that fails has a result, too, or it would end each worker in turn.
-        let result = square(job).map_or_else(|error| format!("{error:#}"), |it| it.to_string());
+        // A job that fails or panics has a result, too, or it would end each worker in turn.
+        let done = catch_unwind(|| square(job)).unwrap_or_else(|_| bail!("panicked"));
+        let result = done.map_or_else(|error| format!("{FAILED}{error:#}"), |it| it.to_string());
         redis.hset::<_, _, _, ()>(key("results"), job, result)?;
         redis.lrem::<_, _, ()>(&doing, 1, job)?;
     }
@@ -70,7 +80,8 @@ fn square(job: u64) -> Result<u64> {
     job.checked_mul(job).context("too large")
 }
 
-fn collect(redis: &mut Connection, key: &dyn Fn(&str) -> String) -> Result<()> {
+/// Returns how many jobs failed.
+fn collect(redis: &mut Connection, key: &dyn Fn(&str) -> String) -> Result<u64> {
     while redis.hlen::<_, u64>(key("results"))? < JOBS {
         for id in redis.smembers::<_, Vec<u64>>(key("workers"))? {
             if cmd("CLIENT").arg(("LIST", "ID", id)).query::<String>(redis)?.is_empty() {
@@ -83,11 +94,14 @@ fn collect(redis: &mut Connection, key: &dyn Fn(&str) -> String) -> Result<()> {
         }
         sleep(Duration::from_millis(100)); // Redis has no event for a client that has gone
     }
+    let mut failed = 0;
     for (job, result) in redis.hgetall::<_, BTreeMap<u64, String>>(key("results"))? {
+        failed += u64::from(result.starts_with(FAILED));
         print(&format!("{job} squared: {result}\n"))?;
     }
     for what in ["jobs", "results", "workers"] {
         redis.expire::<_, ()>(key(what), 24 * 60 * 60)?;
     }
-    print(&format!("{JOBS} jobs done, none lost\n"))
+    print(&format!("{JOBS} jobs done, none lost\n"))?;
+    Ok(failed)
 }
