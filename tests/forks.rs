@@ -30,6 +30,8 @@ fn main() {
         a_name_is_unlinked_with_no_descriptor_left,
         a_fifo_that_cannot_be_guarded_is_not_left_behind,
         a_fifo_stays_when_its_removal_lacks_a_descriptor,
+        a_collector_keeps_its_lock_when_a_child_drops_a_copy,
+        what_lies_in_a_fifo_that_cannot_be_removed_is_told,
         the_500th_pipe_of_a_user_still_holds_a_message,
     ]);
 }
@@ -327,6 +329,51 @@ fn a_fifo_stays_when_its_removal_lacks_a_descriptor() {
             taken.pop();
         }
         assert!(failed > 1 && !path.exists());
+        Ok(())
+    });
+    child.unwrap().join().unwrap();
+}
+
+fn a_collector_keeps_its_lock_when_a_child_drops_a_copy() {
+    let dir = temp_dir();
+    let path = dir.path().join("control");
+    let mut collector = Some(fifo::collect(&path).unwrap());
+    let child = Process::spawn("child", || {
+        drop(collector.take());
+        Ok(())
+    });
+    child.unwrap().join().unwrap();
+    assert_eq!(fifo::collect(&path).unwrap_err().kind(), ErrorKind::ResourceBusy);
+    drop(collector);
+    assert_eq!(list(dir.path()), [""; 0], "left behind");
+}
+
+fn what_lies_in_a_fifo_that_cannot_be_removed_is_told() {
+    let dir = temp_dir();
+    let inner = dir.path().join("inner");
+    std::fs::create_dir(&inner).unwrap();
+    let path = inner.join("control");
+    let child = Process::spawn("child", || {
+        if Uid::effective().is_root() {
+            std::os::unix::fs::chown(dir.path(), Some(STRANGER.as_raw()), None)?;
+            std::os::unix::fs::chown(&inner, Some(STRANGER.as_raw()), None)?;
+            setresuid(STRANGER, STRANGER, STRANGER)?;
+        }
+        if std::fs::metadata(&inner).is_err() {
+            tests::skip("a directory of another user (TMPDIR lies where others may not enter)");
+            return Ok(());
+        }
+        let collector = fifo::collect(&path)?;
+        fifo::write_line(&mut fifo::open_writer(&path)?, "msg 1")?;
+        let mode = |mode| std::os::unix::fs::PermissionsExt::from_mode(mode);
+        std::fs::set_permissions(&inner, mode(0o500))?;
+        let error = collector.remove().unwrap_err().to_string();
+        assert_eq!(list(&inner), ["control"]);
+        std::fs::set_permissions(&inner, mode(0o700))?;
+        assert!(
+            error.contains("Permission denied") && error.ends_with(r#"; unread: "msg 1\n""#),
+            "{error}"
+        );
         Ok(())
     });
     child.unwrap().join().unwrap();

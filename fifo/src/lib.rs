@@ -27,11 +27,12 @@ use std::ops::Deref;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::process;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg, OFlag};
+use nix::fcntl::{FlockArg, OFlag};
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::stat::Mode;
 use nix::unistd::{geteuid, mkfifo};
@@ -92,7 +93,8 @@ pub fn open_collector(path: &Path) -> io::Result<File> {
 /// Makes a FIFO, or takes one of this user that is there, and opens it as its only collector: [`open_collector`], flock(2).
 ///
 /// What it makes carries the sticky bit, which means nothing else for a FIFO: so whichever collector is the last removes
-/// it, also after one that was killed, but never one that somebody made by hand.
+/// it, also after one that was killed, and leaves one that somebody made by hand. (`chmod g+w` keeps the bit, `chmod 620`
+/// clears it.)
 ///
 /// Fails with `ResourceBusy` if another process has locked it for 100 ms: one that was killed may still be dying, and one
 /// that ends may be removing it.
@@ -114,24 +116,34 @@ pub fn collect(path: &Path) -> io::Result<Collector> {
                 format!("it belongs to user {}", there.uid()),
             );
         }
-        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            // Unless whoever had locked it has removed it.
-            Ok(file) if file.metadata()?.nlink() > 0 => {
-                let removes = there.mode() & Mode::S_ISVTX.bits() != 0;
-                return Ok(Collector { guard: Guard::new(path, removes)?, file });
-            }
-            _ => sleep(Duration::from_millis(1)),
+        #[expect(deprecated, reason = "`Flock` would unlock when a forked child drops its copy")]
+        match nix::fcntl::flock(file.as_raw_fd(), FlockArg::LockExclusiveNonblock) {
+            Err(Errno::EWOULDBLOCK) => {}
+            Err(errno) => return Err(named("flock", path, errno.into())),
+            // Unless whoever had locked it has removed it, or another has its name by now.
+            Ok(()) => match Guard::new(path, false) {
+                Ok(mut guard) if id(&guard.fifo.metadata()?) == id(&there) => {
+                    guard.remover = (there.mode() & Mode::S_ISVTX.bits() != 0).then(process::id);
+                    return Ok(Collector { guard, file });
+                }
+                Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+                _ => {}
+            },
         }
+        drop(file); // or it would be a reader of what another removes
+        sleep(Duration::from_millis(1));
     }
     fail(ErrorKind::ResourceBusy, "another process collects its lines".to_owned())
 }
 
-/// The only collector of a FIFO: the file that [`collect`] opens. The kernel unlocks it when the process dies.
+/// The only collector of a FIFO: the file that [`collect`] opens. The kernel unlocks it when the process dies, and its
+/// forked children with it.
 #[derive(Debug)]
 pub struct Collector {
     // Dropped first: once it is unlocked, the next one may use it.
     guard: Guard,
-    file: Flock<File>,
+    /// Locked until its last copy is closed.
+    file: File,
 }
 
 impl Collector {
@@ -171,7 +183,7 @@ fn take_down(
     fifo: &File,
     removes: bool,
     takes_all: bool,
-    open: Option<Flock<File>>,
+    open: Option<File>,
 ) -> io::Result<Vec<u8>> {
     let fail = |error| named("unlink", path, error);
     let by_descriptor = format!("/proc/self/fd/{}", fifo.as_raw_fd()); // the path may lead elsewhere by now
@@ -188,10 +200,9 @@ fn take_down(
     let is_read = writer().is_ok();
     let ours = reader().map_err(fail)?;
     let _keeps_what_lies_there = writer().map_err(fail)?;
-    let id = |it: Metadata| (it.dev(), it.ino());
-    if removes && fs::symlink_metadata(path).map(id).ok() == fifo.metadata().map(id).ok() {
-        fs::remove_file(path).map_err(fail)?;
-    }
+    let made = fifo.metadata().map_err(fail)?;
+    let is_there = removes && fs::symlink_metadata(path).is_ok_and(|it| id(&it) == id(&made));
+    let removed = if is_there { fs::remove_file(path) } else { Ok(()) };
     drop(open);
     close(ours, takes_all || !is_read);
     // Now whoever has it open for writing can notice. And again, for those who were just looking the path up.
@@ -201,6 +212,11 @@ fn take_down(
         let Ok(ours) = reader() else { break };
         close(ours, takes_all && removes || !is_read);
     }
+    // What cannot be removed is no reason to lose what lies there.
+    removed.map_err(|error| {
+        let what = format!("{error}; unread: {:?}", String::from_utf8_lossy(&unread));
+        fail(io::Error::new(error.kind(), what))
+    })?;
     Ok(unread)
 }
 
@@ -229,7 +245,7 @@ impl Guard {
     fn new(path: &Path, removes: bool) -> io::Result<Guard> {
         let fifo = open(path, File::options().read(true), OFlag::O_PATH);
         let fifo = fifo.map_err(|error| named("open", path, error))?;
-        Ok(Guard { path: path.to_owned(), fifo, remover: removes.then(std::process::id) })
+        Ok(Guard { path: path.to_owned(), fifo, remover: removes.then(process::id) })
     }
 
     /// Removes it now; returns what [`remove`] does, unless somebody still reads: then it is left to that reader.
@@ -242,7 +258,7 @@ impl Guard {
 
     /// Whether it is for this process to remove it: asked once.
     fn removes(&mut self) -> bool {
-        self.remover.take() == Some(std::process::id())
+        self.remover.take() == Some(process::id())
     }
 }
 
@@ -305,6 +321,11 @@ pub fn read_line(fifo: &mut impl BufRead) -> io::Result<Option<String>> {
             fail(ErrorKind::InvalidData, &format!("a line is longer than {MAX_LINE} bytes"))
         }
     }
+}
+
+/// Which file it is.
+fn id(it: &Metadata) -> (u64, u64) {
+    (it.dev(), it.ino())
 }
 
 /// Opens a FIFO and nothing else.

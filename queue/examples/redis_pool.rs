@@ -57,8 +57,9 @@ fn main() -> Result<()> {
 }
 
 fn work(redis: &mut Connection, key: &dyn Fn(&str) -> String) -> Result<()> {
-    // Redis knows by this number whether we are still connected.
-    let id: u64 = cmd("CLIENT").arg("ID").query(redis)?;
+    // Redis knows by this name whether we are still connected. (Its own ids begin anew when it is started again.)
+    let id: u64 = redis.incr(key("ids"), 1)?;
+    cmd("CLIENT").arg(("SETNAME", key(&id.to_string()))).exec(redis)?;
     let doing = key(&format!("doing:{id}"));
     redis.sadd::<_, _, ()>(key("workers"), id)?;
     print(&format!("worker {id}\n"))?;
@@ -84,7 +85,8 @@ fn square(job: u64) -> Result<u64> {
 fn collect(redis: &mut Connection, key: &dyn Fn(&str) -> String) -> Result<u64> {
     while redis.hlen::<_, u64>(key("results"))? < JOBS {
         for id in redis.smembers::<_, Vec<u64>>(key("workers"))? {
-            if cmd("CLIENT").arg(("LIST", "ID", id)).query::<String>(redis)?.is_empty() {
+            let name = format!(" name={} ", key(&id.to_string()));
+            if !cmd("CLIENT").arg("LIST").query::<String>(redis)?.contains(&name) {
                 let doing = key(&format!("doing:{id}"));
                 let mut put_back =
                     || redis.lmove::<_, _, Option<u64>>(&doing, key("jobs"), Right, Left);
@@ -99,7 +101,7 @@ fn collect(redis: &mut Connection, key: &dyn Fn(&str) -> String) -> Result<u64> 
         failed += u64::from(result.starts_with(FAILED));
         print(&format!("{job} squared: {result}\n"))?;
     }
-    for what in ["jobs", "results", "workers"] {
+    for what in ["jobs", "results", "workers", "ids"] {
         redis.expire::<_, ()>(key(what), 24 * 60 * 60)?;
     }
     print(&format!("{JOBS} jobs done, none lost\n"))?;
