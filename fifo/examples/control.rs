@@ -35,7 +35,7 @@ fn main() -> Result<ExitCode> {
     let fifo = fifo::collect(&path)?;
     log(&format!("waits for: echo status > {}", path.display()));
     let (mut daemon, mut deadline) = (Daemon::default(), None);
-    let is_over = |deadline| Some(Instant::now()) >= deadline && deadline.is_some();
+    let is_over = |deadline: Option<_>| deadline.is_some_and(|it| Instant::now() >= it);
     let mut bytes = vec![0; 1 << 16];
     while !daemon.has_quit && !is_over(deadline) {
         let mut fds = [fifo.as_fd(), stop.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));

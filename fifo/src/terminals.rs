@@ -39,12 +39,14 @@ pub fn run(role: &str, dir: &Path) -> Result<()> {
     let requests = fifo::collect(&dir.join(REQUESTS))?;
     let mut pipe_out = Guard::create(&dir.join(REPLIES))?;
     let result = supervise([Process::spawn(role, || consumer(&requests, dir))?]);
-    let removed = pipe_out.remove(); // while pipe.in is locked: the next consumer makes its own
-    let unread = requests.remove()?;
+    // While pipe.in is locked: the next consumer makes its own.
+    let replies = pipe_out.remove();
+    let requests = requests.remove();
+    let unread = requests.as_deref().unwrap_or_default();
     if !unread.is_empty() {
-        say!("leaves {} bytes unread: {}", unread.len(), String::from_utf8_lossy(&unread))?;
+        say!("leaves {} bytes unread: {}", unread.len(), String::from_utf8_lossy(unread))?;
     }
-    result.and(removed.map(drop).map_err(Into::into))
+    result.and(replies.and(requests).map(drop).map_err(Into::into))
 }
 
 fn wait_for_a_consumer(dir: &Path) -> Result<()> {
