@@ -30,7 +30,7 @@ use std::fs;
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::process::{Command, ExitStatus};
+use std::process::{Command, ExitCode, ExitStatus};
 use std::ptr;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Mutex, Once, PoisonError};
@@ -265,6 +265,14 @@ pub fn stop_signals() -> Result<SignalFd> {
     block_signals()?;
     let signals = SIGNALS.into_iter().filter(|signal| *signal != Signal::SIGCHLD).collect();
     SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC).context("signalfd")
+}
+
+/// The exit status of a process that [`stop_signals`] has told to stop: 128 + signal, as a shell reports it.
+///
+/// Takes the signal from `stop`, and blocks until there is one.
+pub fn stop_status(stop: &SignalFd) -> Result<ExitCode> {
+    let signal = stop.read_signal()?.context("read signalfd")?;
+    Ok(ExitCode::from(128 + signal.ssi_signo as u8))
 }
 
 /// Makes `command` unblock, before it starts, what [`block_signals`] has blocked: a started program inherits that, and

@@ -24,7 +24,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use common::{log, stop_signals};
+use common::{log, stop_signals, stop_status};
 use fifo::MAX_LINE;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
@@ -67,8 +67,7 @@ fn main() -> Result<ExitCode> {
         log(&format!("without its end, not done: {:?}", String::from_utf8_lossy(&daemon.line)));
     }
     left?;
-    let signal = if deadline.is_some() { stop.read_signal()? } else { None };
-    Ok(ExitCode::from(signal.map_or(0, |signal| 128 + signal.ssi_signo as u8)))
+    if deadline.is_some() { stop_status(&stop) } else { Ok(ExitCode::SUCCESS) }
 }
 
 #[derive(Default)]

@@ -18,7 +18,7 @@ use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use common::{print, stop_signals, unblock_signals};
+use common::{print, stop_signals, stop_status, unblock_signals};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -49,8 +49,7 @@ fn parent() -> Result<ExitCode> {
         let timeout = if ready.is_some() { PollTimeout::ZERO } else { PollTimeout::NONE };
         let _ = poll(&mut fds, timeout); // if a signal comes that is not ours, nothing is ready
         if fds.last().and_then(PollFd::any) == Some(true) {
-            let signal = stop.read_signal()?.context("read signalfd")?;
-            return Ok(ExitCode::from(128 + signal.ssi_signo as u8)); // which drops, and so ends, all
+            return stop_status(&stop); // which drops, and so ends, all
         }
         while ended.read_signal()?.is_some() {}
         if let Some(ready) = ready {

@@ -21,7 +21,7 @@ use std::sync::Once;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use common::{log, print, stop_signals};
+use common::{log, print, stop_signals, stop_status};
 use memmap2::Mmap;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
@@ -64,8 +64,7 @@ fn camera(path: &str) -> Result<ExitCode> {
             Err(error) => error.kind() == ErrorKind::WouldBlock,
         });
     }
-    let signal = stop.read_signal()?.context("read signalfd")?;
-    Ok(ExitCode::from(128 + signal.ssi_signo as u8)) // which drops, and so closes and removes, all
+    stop_status(&stop) // all is dropped here, and so closed and removed
 }
 
 fn is_ready(fd: BorrowedFd, timeout: PollTimeout) -> bool {

@@ -24,7 +24,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use common::{log, stop_signals};
+use common::{log, stop_signals, stop_status};
 use nix::fcntl::{Flock, FlockArg, OFlag, posix_fallocate};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::mman::shm_open;
@@ -57,8 +57,7 @@ fn write(name: &str) -> Result<ExitCode> {
         let _ = poll(&mut fds, PollTimeout::from(1u8)); // the pace of a sensor, say
     }
     SharedMemory::remove(name)?;
-    let signal = stop.read_signal()?.context("read signalfd")?;
-    Ok(ExitCode::from(128 + signal.ssi_signo as u8))
+    stop_status(&stop)
 }
 
 /// Makes the memory, or takes what a killed writer left, and locks it for the only writer. Only the one that has locked
