@@ -68,8 +68,7 @@ pub fn create(path: &Path) -> io::Result<bool> {
 /// Never creates anything, follows no symbolic link, and refuses what is not a FIFO. Once the last writer is gone, a
 /// read returns 0 bytes: EOF.
 pub fn open_reader(path: &Path) -> io::Result<File> {
-    open(path, File::options().read(true), OFlag::empty())
-        .map_err(|error| named("open for reading", path, error))
+    open("open for reading", path, File::options().read(true), OFlag::empty())
 }
 
 /// Opens the writing end: open(2) with `O_WRONLY`, which blocks until a reader opens it too.
@@ -77,8 +76,7 @@ pub fn open_reader(path: &Path) -> io::Result<File> {
 /// Never creates anything, follows no symbolic link, and refuses what is not a FIFO. Once the last reader is gone, a
 /// write fails with `BrokenPipe`.
 pub fn open_writer(path: &Path) -> io::Result<File> {
-    open(path, File::options().write(true), OFlag::empty())
-        .map_err(|error| named("open for writing", path, error))
+    open("open for writing", path, File::options().write(true), OFlag::empty())
 }
 
 /// Opens the reading end of a daemon whose writers come and go: open(2) with `O_RDWR`, which does not block.
@@ -86,8 +84,7 @@ pub fn open_writer(path: &Path) -> io::Result<File> {
 /// Being a writer itself, it never sees EOF; without that it would read EOF after each `echo`, and what is written before
 /// it opens again would be lost. Run one collector at a time, since two would share the lines: [`collect`] sees to that.
 pub fn open_collector(path: &Path) -> io::Result<File> {
-    open(path, File::options().read(true).write(true), OFlag::empty())
-        .map_err(|error| named("open for collecting", path, error))
+    open("open for collecting", path, File::options().read(true).write(true), OFlag::empty())
 }
 
 /// Makes a FIFO, or takes one of this user that is there, and opens it as its only collector: [`open_collector`], flock(2).
@@ -131,7 +128,7 @@ pub fn collect(path: &Path) -> io::Result<Collector> {
             },
         }
         drop(file); // or it would be a reader of what another removes
-        sleep(Duration::from_millis(1));
+        sleep(Duration::from_millis(1)); // flock(2) waits forever or not at all
     }
     fail(ErrorKind::ResourceBusy, "another process collects its lines".to_owned())
 }
@@ -171,8 +168,7 @@ impl Deref for Collector {
 /// looking the path up. Needs /proc and three descriptors; without them it fails, and nothing is removed.
 /// Anything else at `path` is left alone, and is an error.
 pub fn remove(path: &Path) -> io::Result<Vec<u8>> {
-    let fifo = open(path, File::options().read(true), OFlag::O_PATH);
-    let fifo = fifo.map_err(|error| named("unlink", path, error))?;
+    let fifo = open("unlink", path, File::options().read(true), OFlag::O_PATH)?;
     take_down(path, &fifo, true, true, None)
 }
 
@@ -243,8 +239,7 @@ impl Guard {
     }
 
     fn new(path: &Path, removes: bool) -> io::Result<Guard> {
-        let fifo = open(path, File::options().read(true), OFlag::O_PATH);
-        let fifo = fifo.map_err(|error| named("open", path, error))?;
+        let fifo = open("open", path, File::options().read(true), OFlag::O_PATH)?;
         Ok(Guard { path: path.to_owned(), fifo, remover: removes.then(process::id) })
     }
 
@@ -328,13 +323,14 @@ fn id(it: &Metadata) -> (u64, u64) {
     (it.dev(), it.ino())
 }
 
-/// Opens a FIFO and nothing else.
-fn open(path: &Path, options: &mut OpenOptions, flags: OFlag) -> io::Result<File> {
-    let file = options.custom_flags((OFlag::O_NOFOLLOW | flags).bits()).open(path)?;
-    match file.metadata()?.file_type().is_fifo() {
+/// Opens a FIFO and nothing else, for this `call`.
+fn open(call: &str, path: &Path, options: &mut OpenOptions, flags: OFlag) -> io::Result<File> {
+    let opened = options.custom_flags((OFlag::O_NOFOLLOW | flags).bits()).open(path);
+    let checked = opened.and_then(|file| match file.metadata()?.file_type().is_fifo() {
         true => Ok(file),
         false => Err(io::Error::new(ErrorKind::AlreadyExists, "it is not a FIFO")),
-    }
+    });
+    checked.map_err(|error| named(call, path, error))
 }
 
 /// Names the call that failed and its object.
