@@ -84,9 +84,10 @@ fn square(job: u64) -> Result<u64> {
 /// Returns how many jobs failed.
 fn collect(redis: &mut Connection, key: &dyn Fn(&str) -> String) -> Result<u64> {
     while redis.hlen::<_, u64>(key("results"))? < JOBS {
-        for id in redis.smembers::<_, Vec<u64>>(key("workers"))? {
-            let name = format!(" name={} ", key(&id.to_string()));
-            if !cmd("CLIENT").arg("LIST").query::<String>(redis)?.contains(&name) {
+        let workers: Vec<u64> = redis.smembers(key("workers"))?;
+        let connected: String = cmd("CLIENT").arg("LIST").query(redis)?; // after them: each was connected before
+        for id in workers {
+            if !connected.contains(&format!(" name={} ", key(&id.to_string()))) {
                 let doing = key(&format!("doing:{id}"));
                 let mut put_back =
                     || redis.lmove::<_, _, Option<u64>>(&doing, key("jobs"), Right, Left);
