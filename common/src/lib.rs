@@ -20,6 +20,6 @@ mod process;
 pub use cli::{main, usage};
 pub use log::say_line;
 pub use process::{
-    Process, block_signals, log, print, role, set_role, stop_signals, stop_status, supervise,
+    Process, block_signals, log, note, print, role, set_role, stop_signals, stop_status, supervise,
     unblock_signals,
 };

@@ -370,8 +370,13 @@ pub fn print(text: &str) -> Result<()> {
 ///
 /// It must be read, though: a pipe that nobody drains is full some day, and then this blocks, and with it any stop signal.
 pub fn log(line: &str) {
+    note(print(&format!("{line}\n")));
+}
+
+/// For a line that may be lost: says on stderr, once, that it could not be `printed`.
+pub fn note(printed: Result<()>) {
     static SAID: Once = Once::new();
-    if let Err(error) = print(&format!("{line}\n")) {
+    if let Err(error) = printed {
         SAID.call_once(|| drop(io::stderr().write_all(format!("{error:#}\n").as_bytes())));
     }
 }

@@ -9,13 +9,12 @@
 //!                                              or:         nc 127.0.0.1 9000
 //! ```
 
-use std::io::{self, BufReader, ErrorKind, Read, Write};
+use std::io::{self, BufReader, ErrorKind, Read};
 use std::net::Shutdown;
-use std::sync::Once;
 use std::thread::{self, Builder};
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use common::{Process, block_signals, say, set_role, supervise};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use socket::{Listener, Stream, read_line, write_line};
@@ -59,12 +58,9 @@ fn serve(listener: &Listener) -> Result<()> {
     }
 }
 
-/// A log that cannot be written (a full disk) is no reason to drop a client: it is said once on stderr.
+/// A log that cannot be written (a full disk) is no reason to drop a client.
 fn note(said: Result<()>) {
-    static ONCE: Once = Once::new();
-    if let Err(error) = said {
-        ONCE.call_once(|| drop(writeln!(io::stderr(), "server: {error:#}")));
-    }
+    common::note(said.context("server"));
 }
 
 /// Who the client is, on a Unix-domain socket, as the kernel knows: `SO_PEERCRED`.
