@@ -53,8 +53,8 @@ fn main() -> Result<()> {
             clients.retain(|client: &Weak<Stream>| client.strong_count() > 0);
         }
     }
-    drop((listener, running)); // nobody can connect any more, and a socket file is gone
     stop.read_signal()?;
+    drop((listener, running)); // nobody can connect any more, and a socket file is gone
     SigSet::all().thread_unblock()?; // a second signal ends us at once
     IS_STOPPING.store(true, SeqCst);
     for client in clients.iter().filter_map(Weak::upgrade) {
