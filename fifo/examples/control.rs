@@ -11,8 +11,8 @@
 //! there, for up to a second, and reports what is left. Answers go to its stdout: to answer each shell, use a Unix-domain
 //! socket. A FIFO that was made by hand it uses, and does not remove.
 //!
-//! In a script, when perhaps no daemon runs: `test -p control && timeout 1 sh -c 'echo status > control'`. It neither makes
-//! a regular file nor waits forever.
+//! In a script, when perhaps no daemon runs: `test -p control && timeout 1 sh -c 'echo status > control'`. It does not
+//! wait forever, and makes a regular file only if the daemon ends in that very moment.
 
 use std::collections::VecDeque;
 use std::io::Read;
