@@ -299,7 +299,7 @@ fn use_up_descriptors() -> Result<Vec<File>> {
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
     let open = list("/proc/self/fd").into_iter().map(|fd| fd.parse::<u64>().unwrap());
     // A few more than the highest that is open now: some are free, whatever this program has inherited.
-    setrlimit(Resource::RLIMIT_NOFILE, open.max().unwrap() + 8, most)?;
+    setrlimit(Resource::RLIMIT_NOFILE, (open.max().unwrap() + 8).min(most), most)?;
     let taken: Vec<_> = std::iter::from_fn(|| File::open("/dev/null").ok()).collect();
     assert!(taken.len() >= 8, "{}", taken.len());
     Ok(taken)
