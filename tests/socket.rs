@@ -408,6 +408,7 @@ fn a_service_answers_json_and_ends_well() {
         assert!(ask(request).contains("\"error\":\"invalid type:"), "{}", ask(request));
     }
     assert!(ask(r#"{"id":7}"#).ends_with(r#","id":7}"#), "which request it was");
+    assert_eq!(ask(r#"{"numbers":[]}"#), r#"{"id":null,"sum":0.0}"#);
     // A reply that is longer than a line is an error line, too.
     let long = format!(r#"{{"id":[{}0],"numbers":[]}}"#, "1e15,".repeat(13_000));
     assert!(ask(&long) == r#"{"error":"too long a reply"}"#);

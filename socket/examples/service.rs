@@ -114,5 +114,5 @@ fn answer(line: &str) -> String {
 /// The work: `{"id": 1, "numbers": [1, 2]}` gives `{"id": 1, "sum": 3.0}`.
 fn sum(request: &Value) -> serde_json::Result<f64> {
     let numbers: Vec<f64> = serde_json::from_value(request["numbers"].clone())?;
-    Ok(numbers.iter().fold(0.0, |sum, number| sum + number))
+    Ok(numbers.iter().fold(0.0, |sum, number| sum + number)) // `sum()` of none is -0.0
 }
